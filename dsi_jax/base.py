@@ -1,0 +1,304 @@
+"""The vocabulary every package shares: requests, plans, actions, events, spans. Host values only, no jax.
+
+Shape alphabet, used in docstrings, comments and einsum strings alike:
+  B batch    T window (tokens fed at once)    S cache slots    K draft tokens    V vocabulary
+  N heads    H head dim                       D width          L layers          W verify width
+
+Positions count from the first prompt token. A token is *settled* once it is known to be the target's own; the
+settled tokens are a prefix of the sequence and draft tokens follow them. A *window* [start, end) of positions is
+what one target forward feeds: its row at position p yields the target's token for p + 1, so it judges the drafts
+at start + 1 .. end - 1 and adds the target's token at the first mismatch (correction) or at `end` (bonus).
+Position `start` itself has been settled by the window before it.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any, Protocol
+
+DRAFTER = "drafter"  # the drafter server's name
+
+
+def target(index: int) -> str:
+    """Name of a target server."""
+    return f"target_{index}"
+
+
+# --------------------------------------------------------------------------------------------- what is asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the target's next token is drawn; the drafter is warped in the same way."""
+
+    temperature: float = 0.0  # 0: greedy
+    top_k: int = 0  # keep the k likeliest tokens; 0: all
+    top_p: float = 1.0  # keep the smallest set of likeliest tokens with this mass
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature={self.temperature} must be a number of at least 0 (0 is greedy)")
+        if self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k} must be at least 0 (0 keeps every token)")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must lie in (0, 1] (1 keeps every token)")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} must lie in 0..2**32-1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One sequence to continue."""
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    sampling: Sampling = Sampling()
+    eos_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise ValueError("the prompt is empty; give at least one token")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+
+
+class Algorithm(enum.StrEnum):
+    NON_SI = "non_si"
+    SI = "si"
+    DSI = "dsi"
+
+
+class Verification(enum.StrEnum):
+    """How drafts are judged: equality with the target's own draw, or the p/q rejection rule."""
+
+    COUPLED = "coupled"
+    REJECTION = "rejection"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the servers are used for one request."""
+
+    algorithm: Algorithm
+    lookahead: int = 1  # K, draft tokens per verification
+    sp_degree: int = 1  # target servers
+    verification: Verification = Verification.COUPLED
+    draft_burst: int = 1  # draft tokens asked for in one dispatch
+    draft_depth: int = 2  # draft dispatches in flight, so that the drafter never waits for the host
+    verify_width: int = 16  # W: servers that lag by more than this digest settled tokens while idle
+
+    def __post_init__(self) -> None:
+        for name in ("lookahead", "sp_degree", "draft_burst", "draft_depth", "verify_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+# ------------------------------------------------------------------------- what the controller tells the workers
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefill:
+    """Start a new sequence: feed these tokens (all of the prompt but its last) to an empty cache."""
+
+    server: str
+    request: Request
+    tokens: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """Propose up to `count` tokens.
+
+    With `tokens`, roll the cache back to `start` and feed them first; without, go on from the last draft, whose
+    token is still on the device. A Draft that has not started when its epoch is cancelled is dropped without a word.
+    """
+
+    epoch: int
+    start: int
+    tokens: tuple[int, ...]
+    count: int
+    server: str = DRAFTER
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Run a target forward over the window [window, end).
+
+    Roll the cache back to `start` (at most `window`), feed `tokens` (positions start .. end - 1), and judge the
+    drafts among them. `evidence` holds what the drafter attached to the drafts at window + 1 .. end - 1.
+    """
+
+    server: str
+    epoch: int
+    start: int
+    window: int
+    tokens: tuple[int, ...]
+    evidence: tuple[Any, ...] = ()
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settle:
+    """Judge one draft by a target distribution that an earlier window left on the device (rejection rule only)."""
+
+    server: str
+    epoch: int
+    position: int
+    token: int
+    evidence: Any  # the drafter's
+    boundary: Any  # the target's, as attached to the Verified event
+
+
+@dataclasses.dataclass(frozen=True)
+class Digest:
+    """Feed settled tokens to a replica that lags, so that its next window is short; there is nothing to judge."""
+
+    server: str
+    start: int
+    tokens: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cancel:
+    """Drop every Draft of an epoch older than this that has not started."""
+
+    epoch: int
+
+
+Action = Prefill | Draft | Verify | Settle | Digest | Cancel
+
+# ------------------------------------------------------------------------------------------ what the workers answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefilled:
+    server: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Drafted:
+    """The drafter proposes `tokens` at `position` onwards; none: it has nothing to say until the prefix changes."""
+
+    epoch: int
+    position: int
+    tokens: tuple[int, ...]
+    evidence: tuple[Any, ...] = ()  # one per token under the rejection rule; opaque to the controller
+    server: str = DRAFTER
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified:
+    """`accepted` drafts after `window` agree with the target, whose own token comes next."""
+
+    server: str
+    epoch: int
+    window: int
+    end: int
+    accepted: int
+    token: int
+    boundary: Any = None  # the target's distribution at `end`, on its device (rejection rule); opaque
+
+    @property
+    def all_accepted(self) -> bool:
+        return self.window + self.accepted + 1 == self.end
+
+
+@dataclasses.dataclass(frozen=True)
+class Settled:
+    """The draft at `position` was accepted, or is replaced by `token`."""
+
+    server: str
+    epoch: int
+    position: int
+    accepted: bool
+    token: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Digested:
+    server: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Failed:
+    """A worker raised; the loop re-raises with this cause."""
+
+    server: str
+    error: BaseException
+
+
+Event = Prefilled | Drafted | Verified | Settled | Digested | Failed
+
+# ------------------------------------------------------------------------------------------------ what is recorded
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """One job on one server; seconds since the run began."""
+
+    server: str
+    kind: str  # prefill | draft | verify | settle | digest
+    start_s: float
+    end_s: float
+    epoch: int = 0
+    first: int = 0  # first position judged or drafted
+    end: int = 0  # one past the last
+    stale: bool = False  # its result came too late to be used
+
+
+@dataclasses.dataclass(frozen=True)
+class Commit:
+    """Tokens that became settled at one moment."""
+
+    time_s: float
+    position: int  # of the first of them
+    tokens: tuple[int, ...]
+    accepted: int  # how many of them were drafts
+    rejected: bool  # whether a wrong draft was corrected
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """All that happened in one run, in order of time."""
+
+    algorithm: Algorithm
+    servers: tuple[str, ...]
+    spans: tuple[Span, ...]
+    commits: tuple[Commit, ...]
+    clock: str  # "device", "paced" or "virtual": what its seconds mean
+    wall_s: float
+    host_s: float = 0.0  # time the controller spent deciding and submitting
+
+
+# ------------------------------------------------------------------------------------------------------- contracts
+
+
+class Backend(Protocol):
+    """Where actions run: real submeshes, paced submeshes, or a heap of virtual times."""
+
+    def submit(self, action: Action) -> None:
+        """Hand an action over; returns at once."""
+
+    def next_event(self) -> tuple[Event, Span | None]:
+        """Wait for the next event; raises `TimeoutError` when a worker hangs."""
+
+    def now(self) -> float:
+        """Seconds on this backend's clock."""
+
+
+StopRule = Callable[[int], bool]  # given each settled token in turn: is it the last one?
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back."""
+
+    vocab_size: int
+    eos_ids: frozenset[int]
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: list[int]) -> str: ...
