@@ -86,10 +86,11 @@ class Plan:
     verification: Verification = Verification.COUPLED
     draft_burst: int = 1  # draft tokens asked for in one dispatch
     draft_depth: int = 2  # draft dispatches in flight, so that the drafter never waits for the host
-    verify_width: int = 16  # W: servers that lag by more than this digest settled tokens while idle
+    draft_lead: int = 256  # draft tokens the drafter may be ahead of the settled ones
+    digest_lag: int = 16  # an idle replica that lags by this many settled tokens digests them
 
     def __post_init__(self) -> None:
-        for name in ("lookahead", "sp_degree", "draft_burst", "draft_depth", "verify_width"):
+        for name in ("lookahead", "sp_degree", "draft_burst", "draft_depth", "draft_lead", "digest_lag"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
@@ -169,7 +170,19 @@ class Cancel:
     epoch: int
 
 
-Action = Prefill | Draft | Verify | Settle | Digest | Cancel
+@dataclasses.dataclass(frozen=True)
+class Emit:
+    """Tell the caller that these tokens are settled; the only action that is not for a worker."""
+
+    epoch: int  # before a rejection, if there is one
+    window: int  # start of the window that settled them
+    position: int  # of the first token
+    tokens: tuple[int, ...]
+    accepted: int  # how many of them were drafts
+    rejected: bool  # whether the last of them replaces a wrong draft
+
+
+Action = Prefill | Draft | Verify | Settle | Digest | Cancel | Emit
 
 # ------------------------------------------------------------------------------------------ what the workers answer
 
@@ -247,12 +260,12 @@ class Span:
     epoch: int = 0
     first: int = 0  # first position judged or drafted
     end: int = 0  # one past the last
-    stale: bool = False  # its result came too late to be used
+    stale: bool = False  # its result was not used: a window never applied, drafts never accepted
 
 
 @dataclasses.dataclass(frozen=True)
 class Commit:
-    """Tokens that became settled at one moment."""
+    """Tokens that became settled at one moment (an Emit with its time)."""
 
     time_s: float
     position: int  # of the first of them
@@ -280,6 +293,8 @@ class Trace:
 class Backend(Protocol):
     """Where actions run: real submeshes, paced submeshes, or a heap of virtual times."""
 
+    clock: str  # what its seconds mean: "device", "paced" or "virtual"
+
     def submit(self, action: Action) -> None:
         """Hand an action over; returns at once."""
 
@@ -288,6 +303,9 @@ class Backend(Protocol):
 
     def now(self) -> float:
         """Seconds on this backend's clock."""
+
+    def drain(self) -> tuple[Span, ...]:
+        """Wait for what is still running, drop the results, and return its spans."""
 
 
 StopRule = Callable[[int], bool]  # given each settled token in turn: is it the last one?

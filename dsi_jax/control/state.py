@@ -1,0 +1,199 @@
+"""What the controller knows, and how every event changes it; shared by all policies.
+
+`observe` books an event and says what became settled; the builders (`draft`, `verify`, `digest`) book a piece of
+work and return the action for it. Which work to start is the policy's decision alone (`policy.py`).
+"""
+
+import collections
+import dataclasses
+
+from dsi_jax.base import (
+    DRAFTER,
+    Action,
+    Cancel,
+    Digest,
+    Digested,
+    Draft,
+    Drafted,
+    Emit,
+    Event,
+    Plan,
+    Prefilled,
+    Request,
+    Settle,
+    Settled,
+    StopRule,
+    Verification,
+    Verified,
+    Verify,
+)
+from dsi_jax.control.ledger import Ledger
+
+
+@dataclasses.dataclass
+class State:
+    """The controller's state. `step` consumes it, as a donated buffer is consumed: only the returned one is valid."""
+
+    plan: Plan
+    ledger: Ledger
+    fed: int  # end of the last window handed to a target server in this epoch
+    idle: collections.deque[str]  # target servers without work, the longest idle first
+    cached: dict[str, tuple[int, int]]  # server -> (tokens in its cache, epoch in which that was so)
+    arrived: dict[int, Verified]  # windows of this epoch whose predecessor has not been settled yet
+    settling: bool = False  # a Settle is under way for the next position
+    drafter_ready: bool = False
+    asked: collections.deque[int] = dataclasses.field(default_factory=collections.deque)  # of Drafts under way
+    started: bool = False  # whether the drafter was told where this epoch begins
+    mute: bool = False  # the drafter has nothing to propose until the prefix changes
+
+    @property
+    def finished(self) -> bool:
+        return self.ledger.finished
+
+    @property
+    def drafted(self) -> int:
+        """End of the sequence once every Draft under way has answered."""
+        return len(self.ledger.tokens) + sum(self.asked)
+
+    @property
+    def waiting(self) -> int:
+        """Tokens that no target server has been handed in this epoch."""
+        return len(self.ledger.tokens) - self.fed
+
+
+def new_state(plan: Plan, request: Request, stop: StopRule | None = None) -> State:
+    ledger = Ledger(request, stop)
+    return State(plan, ledger, fed=ledger.settled - 1, idle=collections.deque(), cached={}, arrived={})
+
+
+# ------------------------------------------------------------------------------------------------------- observing
+
+
+def observe(state: State, event: Event) -> list[Action]:
+    """Book an event; returns Emit, Cancel and Settle actions, in order. Stale results only free their server."""
+    match event:
+        case Prefilled(server=server):
+            _on_prefilled(state, server)
+        case Digested(server=server):
+            state.idle.append(server)
+        case Drafted(epoch=epoch) if epoch == state.ledger.epoch:
+            _on_drafted(state, event)
+        case Verified():
+            state.idle.append(event.server)
+            if event.epoch == state.ledger.epoch:
+                state.arrived[event.window] = event
+                return _apply_windows(state)
+        case Settled(epoch=epoch) if epoch == state.ledger.epoch:
+            return _on_settled(state, event)
+    return []
+
+
+def _on_prefilled(state: State, server: str) -> None:
+    if server == DRAFTER:
+        state.drafter_ready = True
+    else:
+        state.idle.append(server)
+    state.cached[server] = (state.ledger.prompt_length - 1, 0)
+
+
+def _on_drafted(state: State, event: Drafted) -> None:
+    state.asked.popleft()
+    state.mute = not event.tokens
+    state.ledger.append_drafts(event.tokens, event.evidence)
+    state.cached[DRAFTER] = (event.position + max(len(event.tokens) - 1, 0), event.epoch)
+
+
+def _apply_windows(state: State) -> list[Action]:
+    """Settle what the arrived windows say, in order of position, as far as they are contiguous."""
+    ledger, actions = state.ledger, []
+    while not (ledger.finished or state.settling) and ledger.settled - 1 in state.arrived:
+        actions += _apply(state, state.arrived.pop(ledger.settled - 1))
+    return actions
+
+
+def _apply(state: State, event: Verified) -> list[Action]:
+    """Settle the accepted drafts of one window, then the position behind them."""
+    ledger = state.ledger
+    position, epoch = ledger.settled, ledger.epoch
+    tokens = ledger.accept(event.accepted)
+    emit = Emit(epoch, event.window, position, tokens, len(tokens), rejected=False)
+    if ledger.finished:
+        return [emit]
+    boundary = ledger.settled
+    if event.all_accepted and ledger.has_draft(boundary):
+        if state.plan.verification == Verification.REJECTION:
+            state.settling = True
+            draft, evidence = ledger.tokens[boundary], ledger.evidence(boundary, boundary + 1)
+            settle = Settle(event.server, epoch, boundary, draft, evidence[0] if evidence else None, event.boundary)
+            return [emit, settle]
+        if ledger.tokens[boundary] == event.token:
+            tokens += ledger.accept(1)
+            return [dataclasses.replace(emit, tokens=tokens, accepted=len(tokens))]
+    return _put(state, emit, event.token)
+
+
+def _on_settled(state: State, event: Settled) -> list[Action]:
+    state.settling = False
+    emit = Emit(event.epoch, event.position - 1, event.position, (), 0, rejected=False)
+    if not event.accepted:
+        return _put(state, emit, event.token)
+    tokens = state.ledger.accept(1)
+    return [dataclasses.replace(emit, tokens=tokens, accepted=1), *_apply_windows(state)]
+
+
+def _put(state: State, emit: Emit, token: int) -> list[Action]:
+    """Settle the target's own token where no draft agreed with it: a new epoch begins."""
+    ledger = state.ledger
+    rejected = ledger.put(token)
+    state.fed = ledger.settled - 1
+    state.arrived.clear()
+    state.asked.clear()
+    state.started = state.mute = False
+    emit = dataclasses.replace(emit, tokens=(*emit.tokens, token), rejected=rejected)
+    return [emit, Cancel(ledger.epoch)]
+
+
+# -------------------------------------------------------------------------------------------------- building work
+
+
+def draft(state: State) -> Draft:
+    """Ask the drafter for its next tokens; the first time in an epoch, tell it what the sequence now is."""
+    ledger = state.ledger
+    count = min(state.plan.draft_burst, ledger.draft_limit - state.drafted)
+    start, tokens = len(ledger.tokens), ()
+    if not state.started:
+        start = min(ledger.unchanged(*state.cached[DRAFTER]), len(ledger.tokens) - 1)
+        tokens = tuple(ledger.tokens[start:])
+    state.started = True
+    state.asked.append(count)
+    return Draft(ledger.epoch, start, tokens, count)
+
+
+def verify(state: State) -> Verify:
+    """Hand everything not yet fed to the target server that became idle last (the most caught up).
+
+    The replica first catches up on the tokens it has not seen, so `start` may lie before the window.
+    """
+    ledger, server, window = state.ledger, state.idle.pop(), state.fed
+    start = min(ledger.unchanged(*state.cached[server]), window)
+    end = state.fed = len(ledger.tokens)
+    state.cached[server] = (end, ledger.epoch)
+    evidence = ledger.evidence(window + 1, end) if end > ledger.settled else ()
+    return Verify(server, ledger.epoch, start, window, tuple(ledger.tokens[start:end]), evidence)
+
+
+def lagging(state: State) -> bool:
+    """Whether the longest idle replica has much to catch up on, while another one stands ready."""
+    if len(state.idle) < 2:
+        return False
+    ledger, server = state.ledger, state.idle[0]
+    return min(ledger.settled, state.fed) - ledger.unchanged(*state.cached[server]) >= state.plan.digest_lag
+
+
+def digest(state: State) -> Digest:
+    """Let the longest idle replica feed the next settled tokens."""
+    ledger, server = state.ledger, state.idle.popleft()
+    start = ledger.unchanged(*state.cached[server])
+    end = start + state.plan.digest_lag
+    state.cached[server] = (end, ledger.epoch)
+    return Digest(server, start, tuple(ledger.tokens[start:end]))
