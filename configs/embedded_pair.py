@@ -5,8 +5,9 @@ import dataclasses
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.training.train import TrainConfig
 
-TARGET = ModelConfig(vocab_size=512, width=192, layers=6, heads=6, kv_heads=2, head_dim=32, mlp_width=512)
-DRAFTER = ModelConfig(vocab_size=512, width=96, layers=2, heads=3, kv_heads=1, head_dim=32, mlp_width=256)
+# head counts that tp = 1, 2 and 4 divide
+TARGET = ModelConfig(vocab_size=512, width=192, layers=6, heads=8, kv_heads=4, head_dim=24, mlp_width=512)
+DRAFTER = ModelConfig(vocab_size=512, width=96, layers=2, heads=4, kv_heads=4, head_dim=24, mlp_width=256)
 
 _TRAINING = {
     "target": TrainConfig(steps=4000, batch=8, length=256, learning_rate=3e-3),
