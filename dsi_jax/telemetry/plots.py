@@ -1,0 +1,357 @@
+"""Timelines as pictures: what each server did, and when tokens were settled. Needs matplotlib (extra `plots`)."""
+
+from __future__ import annotations  # matplotlib's types are named without importing it
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dsi_jax.base import Algorithm, Commit, Span, Trace
+from dsi_jax.telemetry.timeline import lanes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colours after Okabe and Ito, for any colour vision; stale work is hatched and a rejection has a mark of its own.
+_FILL = {"draft": "#E69F00", "verify": "#0072B2", "digest": "#56B4E9", "prefill": "#B58CC4", "settle": "#009E73"}
+_TEXT = {"draft": "#3B2800", "verify": "white", "digest": "#00243A", "prefill": "#2C1436", "settle": "white"}
+_STALE_FILL, _STALE_EDGE, _STALE_TEXT = "#DDE1E6", "#9AA3AD", "#5B6570"
+_IDLE, _INK, _FAINT = "#F1F3F5", "#1F2933", "#66707B"
+_COMMIT, _REJECTION = "#007A5A", "#C1121F"
+_NAMES = {Algorithm.DSI: "DSI", Algorithm.SI: "SI", Algorithm.NON_SI: "non-SI"}
+_MOTTO = {
+    Algorithm.DSI: "drafting and verifications overlap in time",
+    Algorithm.SI: "draft, then verify, in turn",
+    Algorithm.NON_SI: "one target forward per token",
+}
+_LINE = {
+    Algorithm.DSI: {"color": "#0072B2", "linewidth": 2.6},
+    Algorithm.SI: {"color": "#B5651D", "linewidth": 1.9, "linestyle": (0, (5, 1.5))},
+    Algorithm.NON_SI: {"color": "#4B5563", "linewidth": 1.9, "linestyle": (0, (1.2, 1.2))},
+}
+_WIDTH, _LEFT, _RIGHT = 13.0, 1.05, 0.25  # inches
+_HEAD, _TITLE, _LANE, _COMMITS, _AXIS, _SETTLED, _FOOT = (
+    0.72,
+    0.42,
+    0.245,
+    1.15,
+    0.55,
+    2.0,
+    0.52,
+)  # inches; _COMMITS: lanes
+_AXIS_FONT: dict[str, Any] = {"fontsize": 9, "color": _FAINT, "labelpad": 3}
+_COUNT_SPACE = 15.0  # points for the number above a commit
+_DRAFTS_SHOWN, _VERIFIES_SHOWN = 25, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    """The part of the runs that the lanes show, in milliseconds."""
+
+    start: float
+    end: float
+    whole: bool
+
+    @property
+    def points_per_ms(self) -> float:
+        return (_WIDTH - _LEFT - _RIGHT) * 72 / (self.end - self.start)
+
+    def fits(self, text: str, start: float, end: float, size: float) -> bool:
+        return 0.62 * size * len(text) + 2 < (min(end, self.end) - max(start, self.start)) * self.points_per_ms
+
+
+def timeline_png(path: str | Path, traces: Sequence[Trace], window_ms: float | None = None) -> None:
+    """Save `timeline_figure` as .png or .svg, by the suffix of `path`.
+
+    Raises:
+      ValueError: another suffix, no traces, or a window of no length.
+    """
+    path = Path(path)
+    if path.suffix not in (".png", ".svg"):
+        raise ValueError(f"{path.name} must end in .png or .svg")
+    import matplotlib
+
+    figure = timeline_figure(traces, window_ms)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": "dsi-jax"}):  # with no date either: the same runs, the same file
+        figure.savefig(path, dpi=150, facecolor="white", metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def timeline_figure(traces: Sequence[Trace], window_ms: float | None = None) -> Figure:
+    """Draw what every server did, a panel for each run on one time axis, above the tokens settled over time.
+
+    Args:
+      traces: runs of one prompt; DSI is drawn on top, then SI, then non-SI.
+      window_ms: how much of the runs the lanes show; by default the first 25 drafts or 8 verifications, whichever
+        are longer. A long prefill before it is skipped. The lower panel always shows the runs to their end.
+
+    Raises:
+      ValueError: no traces, or a window of no length.
+    """
+    from matplotlib.figure import Figure
+
+    if not traces:
+        raise ValueError("there are no traces to draw")
+    if window_ms is not None and window_ms <= 0:
+        raise ValueError(f"window_ms={window_ms} must be positive")
+    traces = sorted(traces, key=lambda trace: list(_NAMES).index(trace.algorithm))
+    window = _window(traces, window_ms)
+    panels = [_TITLE + _LANE * (len(trace.servers) + _COMMITS) for trace in traces]
+    height = _HEAD + sum(panels) + _AXIS + _TITLE + _SETTLED + _FOOT
+    figure = Figure(figsize=(_WIDTH, height))
+    top = height - _HEAD
+    for trace, panel in zip(traces, panels, strict=True):
+        axes = _axes(figure, top - panel, panel - _TITLE)
+        _draw_lanes(axes, trace, window)
+        _title(axes, *_headline(trace, traces))
+        _time_axis(axes, window, labelled=trace is traces[-1])
+        top -= panel
+    _draw_settled(_axes(figure, _FOOT, _SETTLED), traces, window)
+    _draw_head(figure, traces, window)
+    return figure
+
+
+# --------------------------------------------------------------------------------------------------- what is shown
+
+
+def _window(traces: Sequence[Trace], window_ms: float | None) -> _Window:
+    longest = 1e3 * max(trace.wall_s for trace in traces)
+    ready = 1e3 * min(max((s.end_s for s in trace.spans if s.kind == "prefill"), default=0.0) for trace in traces)
+    length = window_ms or _legible_ms(traces) + min(ready, 0.15 * _legible_ms(traces))
+    start = 0.0 if ready <= 0.15 * length else ready - 0.03 * length
+    if start + length > 0.9 * longest and window_ms is None:
+        return _Window(start, 1.01 * longest, start == 0)
+    return _Window(start, min(start + length, 1.01 * longest), start == 0 and length >= longest)
+
+
+def _legible_ms(traces: Sequence[Trace]) -> float:
+    """Measure the first 25 drafts of the first run that drafts, and 8 verifications; take the longer time."""
+    drafting = next(([s for s in trace.spans if s.kind == "draft"] for trace in traces if len(trace.servers) > 1), [])
+    drafts = sorted(drafting, key=lambda span: span.start_s)[:_DRAFTS_SHOWN]
+    verifies = [span.end_s - span.start_s for trace in traces for span in trace.spans if span.kind == "verify"]
+    drafted = drafts[-1].end_s - drafts[0].start_s if drafts else 0.0
+    return 1e3 * max(drafted, _VERIFIES_SHOWN * statistics.median(verifies or [0.0])) or 1.0
+
+
+def _rate(trace: Trace) -> float:
+    return sum(len(commit.tokens) for commit in trace.commits) / trace.wall_s
+
+
+def _headline(trace: Trace, traces: Sequence[Trace]) -> tuple[str, str]:
+    """Word a panel's title: the name in bold, then the facts."""
+    count = sum(len(commit.tokens) for commit in trace.commits)
+    facts = [f"{count} tokens in {1e3 * trace.wall_s:,.0f} ms", f"{_rate(trace):.1f} tokens/s"]
+    facts += [
+        f"{_rate(trace) / _rate(other):.2f}x {_NAMES[other.algorithm]}"
+        for other in traces
+        if list(_NAMES).index(other.algorithm) > list(_NAMES).index(trace.algorithm)
+    ]
+    return _NAMES[trace.algorithm], "   ·   ".join([*facts, _MOTTO[trace.algorithm]])
+
+
+# ------------------------------------------------------------------------------------------------------- the lanes
+
+
+def _draw_lanes(axes: Axes, trace: Trace, window: _Window) -> None:
+    """Draw a lane for each server, the drafter on top, under a row of commits."""
+    rows = {name: len(trace.servers) - 1 - lane for lane, name in enumerate(lanes(trace))}
+    top = len(rows)
+    axes.set(xlim=(window.start, window.end), ylim=(0, top + _COMMITS))
+    axes.set_yticks([*(row + 0.5 for row in rows.values()), top + 0.42], [*map(_lane_name, rows), "settled"])
+    for row in rows.values():
+        axes.axhspan(row + 0.06, row + 0.94, color=_IDLE, linewidth=0, gid="lane", zorder=0)
+    for span in trace.spans:
+        if 1e3 * span.end_s > window.start and 1e3 * span.start_s < window.end:
+            _draw_job(axes, span, rows[span.server], window)
+    _draw_commits(axes, [c for c in trace.commits if window.start <= 1e3 * c.time_s <= window.end], top, window)
+
+
+def _draw_job(axes: Axes, span: Span, row: int, window: _Window) -> None:
+    from matplotlib.patches import Rectangle
+
+    start, end = 1e3 * span.start_s, 1e3 * span.end_s
+    style: dict[str, Any] = {"facecolor": _FILL[span.kind], "edgecolor": "white"}
+    if span.stale:
+        style = {"facecolor": _STALE_FILL, "edgecolor": _STALE_EDGE, "hatch": "/////", "hatch_linewidth": 0.4}
+    edge = min(0.8, 0.12 * (end - start) * window.points_per_ms)  # thin blocks keep their colour
+    box = Rectangle((start, row + 0.1), end - start, 0.8, linewidth=edge, **style, gid=_kind(span), zorder=2)
+    axes.add_patch(box)
+    text = next((text for text in _labels(span) if window.fits(text, start, end, 7.5)), None)
+    if text:
+        middle = (max(start, window.start) + min(end, window.end)) / 2
+        paper = {"facecolor": _STALE_FILL, "edgecolor": "none", "pad": 0.8} if span.stale else None
+        colour = _STALE_TEXT if span.stale else _TEXT[span.kind]
+        axes.text(middle, row + 0.48, text, color=colour, bbox=paper, fontsize=7.5, ha="center", va="center", zorder=3)
+
+
+def _draw_commits(axes: Axes, commits: Sequence[Commit], top: int, window: _Window) -> None:
+    """Mark when tokens were settled, and how many; a rejection also cuts through the lanes."""
+    for commit in commits:
+        time = 1e3 * commit.time_s
+        if commit.rejected:
+            axes.plot([time, time], [0, top], color=_REJECTION, linewidth=0.9, alpha=0.75, gid="cut", zorder=4)
+            style: dict[str, Any] = {"color": _REJECTION, "markeredgecolor": "white", "markersize": 7.5}
+            axes.plot(time, top + 0.22, "X", **style, gid="rejection", zorder=6)
+        else:
+            axes.plot([time, time], [top + 0.02, top + 0.36], color=_COMMIT, linewidth=1.5, gid="commit", zorder=5)
+    for group in _clusters(commits, window):
+        colour = _REJECTION if any(commit.rejected for commit in group) else _COMMIT
+        middle = 500 * (group[0].time_s + group[-1].time_s)
+        text = f"+{sum(len(commit.tokens) for commit in group)}"
+        axes.text(middle, top + 0.8, text, color=colour, fontsize=7.5, ha="center", va="center", gid="count")
+
+
+def _clusters(commits: Sequence[Commit], window: _Window) -> list[list[Commit]]:
+    """Group commits that stand too close for a number each."""
+    groups: list[list[Commit]] = []
+    for commit in commits:
+        if groups and 1e3 * (commit.time_s - groups[-1][0].time_s) * window.points_per_ms < _COUNT_SPACE:
+            groups[-1].append(commit)
+        else:
+            groups.append([commit])
+    return groups
+
+
+def _kind(span: Span) -> str:
+    return f"stale {span.kind}" if span.stale else span.kind
+
+
+def _lane_name(server: str) -> str:
+    return server.replace("_", " ")
+
+
+def _labels(span: Span) -> Iterator[str]:
+    """Offer the words for a block, longest first: the positions it judges or drafts."""
+    if span.kind in ("prefill", "digest"):
+        yield span.kind
+    elif span.end - span.first > 1:
+        yield f"{span.first}-{span.end - 1}"
+    else:
+        yield f"{span.first}"
+
+
+# ------------------------------------------------------------------------------------------------ the lower panel
+
+
+def _draw_settled(axes: Axes, traces: Sequence[Trace], window: _Window) -> None:
+    """Draw the tokens settled over time to the end of every run; the end of a line is named."""
+    longest = 1e3 * max(trace.wall_s for trace in traces)
+    ends = []
+    for trace in traces:
+        times, counts = [0.0], [0]
+        for commit in trace.commits:
+            times.append(1e3 * commit.time_s)
+            counts.append(counts[-1] + len(commit.tokens))
+        axes.step(times, counts, where="post", **_LINE[trace.algorithm], gid="settled", zorder=3)
+        axes.plot(times[-1], counts[-1], "o", color=_LINE[trace.algorithm]["color"], markersize=6, zorder=4)
+        ends.append((times[-1], counts[-1], trace.algorithm))
+    most = max(count for _, count, _ in ends)
+    rows = _name_ends(axes, ends, 1.01 * longest, most)
+    if not window.whole:
+        axes.axvspan(window.start, window.end, color="#E8ECF0", linewidth=0, zorder=0)
+    axes.set(xlim=(0, 1.01 * longest), ylim=(0, (1.05 + 0.14 * rows) * most))
+    axes.set_xlabel("time (ms)", **_AXIS_FONT)
+    axes.set_ylabel("tokens", **_AXIS_FONT)
+    _title(axes, "Tokens settled", "the runs to their end" + ("" if window.whole else "; shaded: the part shown above"))
+    _plain(axes)
+    axes.grid(color="#D5DAE0", linewidth=0.6)
+
+
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, int, Algorithm]], longest: float, most: int) -> int:
+    """Name every line above its end, in as many rows as keep the names apart; return how many."""
+    edges: list[float] = []  # left end of the last name in each row, in points
+    per_ms = (_WIDTH - _LEFT - _RIGHT) * 72 / longest
+    for time, _, algorithm in sorted(ends, reverse=True):
+        text = f"{_NAMES[algorithm]}  {time:,.0f} ms"
+        width = 0.68 * 9.5 * len(text) + 8
+        right = max(time * per_ms, width)
+        row = next((row for row, edge in enumerate(edges) if right < edge), len(edges))
+        edges[row : row + 1] = [right - width]
+        axes.annotate(
+            text, (right / per_ms, most), xytext=(0, 8 + 14 * row), textcoords="offset points", ha="right",
+            color=_LINE[algorithm]["color"], fontsize=9.5, fontweight="bold", gid="end",
+        )  # fmt: skip
+    return len(edges)
+
+
+# ------------------------------------------------------------------------------------------------------- the frame
+
+
+def _axes(figure: Figure, bottom: float, height: float) -> Axes:
+    """Add axes at a height given in inches, as wide as the figure allows."""
+    total = figure.get_figheight()
+    box = (_LEFT / _WIDTH, bottom / total, (_WIDTH - _LEFT - _RIGHT) / _WIDTH, height / total)
+    return figure.add_axes(box)
+
+
+def _time_axis(axes: Axes, window: _Window, labelled: bool) -> None:
+    _plain(axes)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#D5DAE0", linewidth=0.6)
+    if labelled:
+        axes.set_xlabel("time (ms)", **_AXIS_FONT)
+    else:
+        axes.tick_params(axis="x", labelbottom=False, length=0)
+
+
+def _plain(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8.5, color=_FAINT, labelcolor=_INK)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color("#B6BDC6")
+
+
+def _title(axes: Axes, name: str, facts: str) -> None:
+    """Write a bold name and its facts above the left end of a panel."""
+    bold = axes.annotate(
+        name, (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points",
+        fontsize=11.5, fontweight="bold", color=_INK, gid="title",
+    )  # fmt: skip
+    axes.annotate(
+        facts, (1, 0), xytext=(12, 0.5), xycoords=bold, textcoords="offset points",
+        fontsize=9.5, color=_FAINT, va="bottom", gid="facts",
+    )  # fmt: skip
+
+
+def _draw_head(figure: Figure, traces: Sequence[Trace], window: _Window) -> None:
+    """Write the title, what part of the runs is shown on which clock, and the key."""
+    height = figure.get_figheight()
+    longest = 1e3 * max(trace.wall_s for trace in traces)
+    shown = "whole run" if window.whole else f"{_span_words(window)} of {longest:,.0f} ms"
+    clocks = ", ".join(dict.fromkeys(trace.clock for trace in traces))
+    left = _LEFT / _WIDTH
+    figure.text(left, 1 - 0.34 / height, "One sequence, server by server", fontsize=15, fontweight="bold", color=_INK)
+    figure.text(
+        1 - _RIGHT / _WIDTH, 1 - 0.34 / height, f"clock: {clocks}   ·   shown: {shown}",
+        fontsize=9.5, color=_FAINT, ha="right",
+    )  # fmt: skip
+    figure.legend(
+        handles=list(_keys(traces)), loc="upper left", bbox_to_anchor=(left, 1 - 0.42 / height), borderaxespad=0,
+        borderpad=0.2, ncols=9, frameon=False, fontsize=8.8, handlelength=1.5, columnspacing=1.5, labelcolor=_INK,
+    )  # fmt: skip
+
+
+def _span_words(window: _Window) -> str:
+    return f"first {window.end:,.0f}" if window.start == 0 else f"{window.start:,.0f} to {window.end:,.0f}"
+
+
+def _keys(traces: Sequence[Trace]) -> Iterator[Any]:
+    """Make the key's entries, only for what the runs hold."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    spans = [span for trace in traces for span in trace.spans]
+    words = {"draft": "draft", "verify": "verify", "digest": "digest settled tokens", "settle": "settle a draft"}
+    for kind, word in {"prefill": "prefill", **words}.items():
+        if any(span.kind == kind and not span.stale for span in spans):
+            yield Patch(facecolor=_FILL[kind], label=word)
+    if any(span.stale for span in spans):
+        yield Patch(facecolor=_STALE_FILL, edgecolor=_STALE_EDGE, hatch="/////", linewidth=0.6, label="result not used")
+    yield Patch(facecolor=_IDLE, edgecolor="#DDE1E6", linewidth=0.6, label="idle")
+    yield Line2D([], [], color=_COMMIT, marker="|", linestyle="", markersize=9, markeredgewidth=1.6, label="settled")
+    if any(commit.rejected for trace in traces for commit in trace.commits):
+        yield Line2D([], [], color=_REJECTION, marker="X", linestyle="", markersize=7, label="wrong draft corrected")
+    yield Line2D([], [], linestyle="", label="numbers: positions drafted or judged")
