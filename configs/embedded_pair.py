@@ -7,11 +7,11 @@ from dsi_jax.training.train import TrainConfig
 
 # head counts that tp = 1, 2 and 4 divide
 TARGET = ModelConfig(vocab_size=512, width=192, layers=6, heads=8, kv_heads=4, head_dim=24, mlp_width=512)
-DRAFTER = ModelConfig(vocab_size=512, width=96, layers=2, heads=4, kv_heads=4, head_dim=24, mlp_width=256)
+DRAFTER = ModelConfig(vocab_size=512, width=96, layers=2, heads=4, kv_heads=4, head_dim=16, mlp_width=256)
 
 _TRAINING = {
-    "target": TrainConfig(steps=4000, batch=8, length=256, learning_rate=3e-3),
-    "drafter": TrainConfig(steps=4000, batch=8, length=256, learning_rate=5e-3),
+    "target": TrainConfig(steps=8000, batch=4, length=256, learning_rate=4e-3),
+    "drafter": TrainConfig(steps=8000, batch=4, length=256, learning_rate=5e-3),
 }
 
 

@@ -9,11 +9,12 @@ configs/embedded_pair.py for the shapes, the expected numbers and the cost.
 
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 
 from configs import embedded_pair
 from dsi_jax.checkpoints import store
 from dsi_jax.training import data, distill, train
+from launch import _cli
 
 _ROLE = flags.DEFINE_enum("role", None, ["target", "drafter"], "Which model of the pair to train.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Directory of the run.", required=True)
@@ -27,7 +28,7 @@ _RESUME = flags.DEFINE_bool("resume", False, "Go on from the newest state in --o
 _SAVE_EVERY = flags.DEFINE_integer("save_every", 250, "Steps between saved states.")
 
 
-def _run() -> None:
+def main() -> None:
     out = Path(_OUT.value)
     if (out / "state").exists() and not _RESUME.value:
         raise ValueError(f"{out} holds a run; pass --resume to go on with it, or choose another --out")
@@ -54,16 +55,8 @@ def _run() -> None:
     tokenizer.save(str(out / "model" / "tokenizer.json"))
     held = data.encode_stream(tokenizer, held_out)
     nats = train.evaluate(train.next_token_loss(model), state.params, None, held, config.batch, config.length)
-    logging.info("%s after %d steps: held-out loss %.4f nats/token", _ROLE.value, int(state.step), nats)
-
-
-def main(_) -> None:
-    try:
-        _run()
-    except (ValueError, OSError) as error:
-        logging.error("%s", error)
-        raise SystemExit(2) from None
+    print(f"{_ROLE.value} after {int(state.step)} steps: held-out loss {nats:.4f} nats/token; saved in {out / 'model'}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    _cli.run(main)

@@ -1,12 +1,15 @@
-"""Distillation of a drafter: what counts is how often it agrees with the target, so it learns the target's logits."""
+"""Distillation of a drafter, and its measure: what counts is how often the drafter agrees with the target."""
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dsi_jax.models.config import ModelConfig
-from dsi_jax.models.transformer import full_forward
+from dsi_jax.models.kv_cache import init_cache
+from dsi_jax.models.transformer import Transformer, full_forward
 from dsi_jax.training.train import Loss, label_loss
 
 
@@ -40,3 +43,94 @@ def distillation_loss(drafter: ModelConfig, target: ModelConfig, label_weight: f
         return divergence + label_weight * label_loss(student, tokens[:, 1:]) if label_weight else divergence
 
     return loss
+
+
+class Agreement(NamedTuple):
+    """How often the drafter's likeliest token is the target's, over some positions."""
+
+    rate: float  # 0..1
+    positions: int
+
+
+def measure_on_text(
+    models: tuple[ModelConfig, ModelConfig], params: tuple[Any, Any], stream: np.ndarray, batch: int, length: int
+) -> Agreement:
+    """Compare greedy choices of both models, each fed the given text (teacher forcing).
+
+    Args:
+      models, params: the target's and the drafter's.
+      stream: int32[n], cut into consecutive windows; what fills no batch is left out.
+      batch: B, windows at once.
+      length: T, tokens per window.
+
+    Raises:
+      ValueError: the stream does not fill one batch.
+    """
+    rows = len(stream) // (batch * length) * batch
+    if not rows:
+        raise ValueError(f"a stream of {len(stream)} tokens cannot fill batch={batch} windows of length={length}")
+    equal = jax.jit(functools.partial(_equal_choices, *models))
+    windows = stream[: rows * length].reshape(-1, batch, length)
+    hits = sum(int(equal(*params, tokens).sum()) for tokens in windows)
+    return Agreement(hits / (rows * length), rows * length)
+
+
+def measure_on_continuations(
+    models: tuple[ModelConfig, ModelConfig], params: tuple[Any, Any], prompts: np.ndarray, new_tokens: int
+) -> Agreement:
+    """Compare greedy choices of both models along the target's own greedy continuations, as a draft meets them.
+
+    Args:
+      models, params: the target's and the drafter's.
+      prompts: int32[B, T].
+      new_tokens: tokens the target continues each prompt by.
+
+    Raises:
+      ValueError: prompt and continuation exceed the target's max_length.
+    """
+    sequences = continue_greedily(models[0], params[0], prompts, new_tokens)
+    drafts = jax.jit(functools.partial(_choices, models[1]))(params[1], sequences[:, :-1])
+    hits = drafts[:, -new_tokens:] == sequences[:, -new_tokens:]
+    return Agreement(float(hits.mean()), hits.size)
+
+
+def continue_greedily(model: ModelConfig, params: Any, prompts: np.ndarray, new_tokens: int) -> jax.Array:
+    """Append a model's `new_tokens` likeliest tokens, one after the other, to prompts int32[B, T].
+
+    Returns:
+      int32[B, T + new_tokens].
+
+    Raises:
+      ValueError: the result would exceed the model's max_length.
+    """
+    batch, length = prompts.shape
+    if length + new_tokens > model.max_length:
+        raise ValueError(
+            f"{length} + new_tokens={new_tokens} exceed max_length={model.max_length}; shorten one of them"
+        )
+
+    def feed(params: Any, tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+        counts = jnp.full((batch,), tokens.shape[1], jnp.int32)
+        logits, cache = Transformer(model).apply({"params": params}, tokens, cache, counts)
+        return jnp.argmax(logits[:, -1:], axis=-1).astype(jnp.int32), cache
+
+    @jax.jit
+    def decode(params: Any, prompts: jax.Array) -> jax.Array:
+        first, cache = feed(params, prompts, init_cache(model, batch))
+
+        def advance(carry: Any, _: None) -> tuple[Any, jax.Array]:
+            token, cache = feed(params, *carry)
+            return (token, cache), token
+
+        _, rest = jax.lax.scan(advance, (first, cache), length=new_tokens - 1)
+        return jnp.concatenate([prompts, first, rest[:, :, 0].T], axis=1)
+
+    return decode(params, jnp.asarray(prompts, jnp.int32))
+
+
+def _choices(model: ModelConfig, params: Any, tokens: jax.Array) -> jax.Array:
+    return jnp.argmax(full_forward(model, params, tokens), axis=-1)
+
+
+def _equal_choices(target: ModelConfig, drafter: ModelConfig, p_target: Any, p_drafter: Any, tokens: jax.Array):
+    return _choices(target, p_target, tokens) == _choices(drafter, p_drafter, tokens)
