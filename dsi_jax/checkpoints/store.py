@@ -1,6 +1,7 @@
 """Model directories of this project: `config.json`, `params/` (orbax), and sometimes `tokenizer.json`."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import init_params
 
 FORMAT_VERSION = 1
-_CONFIG, _PARAMS = "config.json", "params"
+_CONFIG, PARAMS = "config.json", "params"
 
 
 def save(
@@ -41,9 +42,13 @@ def save(
     if storage_dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(storage_dtype), params)
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory / _PARAMS, params)
-    _forget_path(directory / _PARAMS)
-    fields = {"format_version": FORMAT_VERSION, **dataclasses.asdict(config)}
+        checkpointer.save(directory / PARAMS, params)
+    _forget_path(directory / PARAMS)
+    fields = {
+        "format_version": FORMAT_VERSION,
+        "model": dataclasses.asdict(config),
+        "sha256": _digests(directory / PARAMS),
+    }
     (directory / _CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
@@ -54,27 +59,20 @@ def load_config(directory: str | Path) -> ModelConfig:
       FileNotFoundError: the directory holds no model.
       ValueError: its config is damaged, of another format version, or has missing or unknown fields.
     """
-    path = Path(directory) / _CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"no model in {directory}: {_CONFIG} is missing; check the path or save a model there")
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        version = fields.pop("format_version", None)
-    except (ValueError, AttributeError, TypeError):
-        raise ValueError(f"{path} is not a JSON object; copy or save the model in {directory} again") from None
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{path} has format_version={version}, this code reads {FORMAT_VERSION}; save the model again")
+    fields = _read_header(Path(directory))["model"]
     known = [field.name for field in dataclasses.fields(ModelConfig)]
     if unknown := sorted(set(fields) - set(known)):
-        raise ValueError(f"{path} has unknown fields {unknown}; known are {known}")
+        raise ValueError(f"{directory}/{_CONFIG} has unknown fields {unknown}; known are {known}")
     try:
         return ModelConfig(**fields)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not describe a model ({error}); save the model again") from None
+        raise ValueError(f"{directory}/{_CONFIG} does not describe a model ({error}); save the model again") from None
 
 
 def restore(directory: str | Path, config: ModelConfig | None = None, shardings: Any = None) -> Any:
     """Read the params of a model directory, each shard straight to its device.
+
+    The files are read twice, first to compare their digests: orbax returns wrong numbers for flipped bytes.
 
     Args:
       directory: as written by `save`.
@@ -90,23 +88,59 @@ def restore(directory: str | Path, config: ModelConfig | None = None, shardings:
     """
     directory = Path(directory).absolute()
     own = load_config(directory)
-    if not (directory / _PARAMS).is_dir():
-        raise FileNotFoundError(f"no params in {directory}: {_PARAMS}/ is missing; copy or save the model again")
+    if not (directory / PARAMS).is_dir():
+        raise FileNotFoundError(f"no params in {directory}: {PARAMS}/ is missing; copy or save the model again")
+    _check_digests(directory)
     wanted = _abstract_params(config or own, shardings)
     if _shapes(_abstract_params(own)) != _shapes(wanted):
         raise ValueError(f"{directory} holds a model of other shapes; restore it with its own config, {own}")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(directory / _PARAMS, wanted)
+            return checkpointer.restore(directory / PARAMS, wanted)
     except Exception as error:  # orbax, tensorstore and json each raise their own kinds
         kind = type(error).__name__
-        raise ValueError(f"params in {directory} are damaged ({kind}); copy or save the model again") from None
+        raise ValueError(f"params in {directory} cannot be read ({kind}); copy or save the model again") from None
+
+
+def _read_header(directory: Path) -> dict[str, Any]:
+    """Read `config.json`: format version, fields of the model, digests of the files of the params."""
+    path = directory / _CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"no model in {directory}: {_CONFIG} is missing; check the path or save a model there")
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+        version = header.get("format_version")
+    except (ValueError, AttributeError):
+        raise ValueError(f"{path} is not a JSON object; copy or save the model in {directory} again") from None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path} has format_version={version}, this code reads {FORMAT_VERSION}; save the model again")
+    if not all(isinstance(header.get(name), dict) for name in ("model", "sha256")):
+        raise ValueError(f"{path} lacks its model or sha256 part; copy or save the model in {directory} again")
+    return header
+
+
+def _digests(params: Path) -> dict[str, str]:
+    """Give the SHA-256 of every file below a directory, by sorted relative POSIX name."""
+    digests = {}
+    for path in sorted(path for path in params.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            digests[path.relative_to(params).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _check_digests(directory: Path) -> None:
+    """Raise `ValueError` unless the params' files are those that `save` wrote; further files do not matter."""
+    found = _digests(directory / PARAMS)
+    for name, digest in _read_header(directory)["sha256"].items():
+        if found.get(name) != digest:
+            state = "changed" if name in found else "missing"
+            raise ValueError(f"params in {directory} are damaged: {name} is {state}; copy or save the model again")
 
 
 def _abstract_params(config: ModelConfig, shardings: Any = None) -> Any:
     """Describe the params: `jax.ShapeDtypeStruct` leaves with their shardings."""
-    boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    shapes = meta.unbox(boxed)
+    wide = dataclasses.replace(config, dtype="float32")  # random weights are drawn in float32
+    shapes = meta.unbox(jax.eval_shape(lambda: init_params(wide, jax.random.key(0))))
     if shardings is None:
         shardings = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)
     if isinstance(shardings, jax.sharding.Sharding):
@@ -144,4 +178,4 @@ def _clear(directory: Path, overwrite: bool) -> None:
     if not (directory / _CONFIG).is_file():
         raise FileExistsError(f"{directory} holds something that is no model; choose another directory")
     (directory / _CONFIG).unlink()
-    shutil.rmtree(directory / _PARAMS, ignore_errors=True)
+    shutil.rmtree(directory / PARAMS, ignore_errors=True)
