@@ -55,6 +55,7 @@ class Request:
     max_new_tokens: int
     sampling: Sampling = Sampling()
     eos_ids: frozenset[int] = frozenset()
+    reuse_prompt: bool = False  # keep the cache slots of an equal prompt (paced runs: prefill stays off the clock)
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -258,9 +259,24 @@ class Span:
     start_s: float
     end_s: float
     epoch: int = 0
-    first: int = 0  # first position judged or drafted
+    first: int = 0  # first position drafted, or given the target's token
     end: int = 0  # one past the last
     stale: bool = False  # its result was not used: a window never applied, drafts never accepted
+
+
+def span_of(action: Action, start_s: float, end_s: float) -> Span | None:
+    """The span of a job; None for a Settle, which runs no forward."""
+    match action:
+        case Draft():
+            first = action.start + len(action.tokens)
+            return Span(action.server, "draft", start_s, end_s, action.epoch, first, first + action.count)
+        case Verify():
+            return Span(action.server, "verify", start_s, end_s, action.epoch, action.window + 1, action.end + 1)
+        case Prefill():
+            return Span(action.server, "prefill", start_s, end_s)
+        case Digest():
+            return Span(action.server, "digest", start_s, end_s)
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import init_params
 
 FORMAT_VERSION = 1
-_CONFIG, PARAMS = "config.json", "params"
+CONFIG, PARAMS = "config.json", "params"
 
 
 def save(
@@ -49,7 +49,7 @@ def save(
         "model": dataclasses.asdict(config),
         "sha256": _digests(directory / PARAMS),
     }
-    (directory / _CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    (directory / CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def load_config(directory: str | Path) -> ModelConfig:
@@ -62,11 +62,11 @@ def load_config(directory: str | Path) -> ModelConfig:
     fields = _read_header(Path(directory))["model"]
     known = [field.name for field in dataclasses.fields(ModelConfig)]
     if unknown := sorted(set(fields) - set(known)):
-        raise ValueError(f"{directory}/{_CONFIG} has unknown fields {unknown}; known are {known}")
+        raise ValueError(f"{directory}/{CONFIG} has unknown fields {unknown}; known are {known}")
     try:
         return ModelConfig(**fields)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{directory}/{_CONFIG} does not describe a model ({error}); save the model again") from None
+        raise ValueError(f"{directory}/{CONFIG} does not describe a model ({error}); save the model again") from None
 
 
 def restore(directory: str | Path, config: ModelConfig | None = None, shardings: Any = None) -> Any:
@@ -104,9 +104,9 @@ def restore(directory: str | Path, config: ModelConfig | None = None, shardings:
 
 def _read_header(directory: Path) -> dict[str, Any]:
     """Read `config.json`: format version, fields of the model, digests of the files of the params."""
-    path = directory / _CONFIG
+    path = directory / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"no model in {directory}: {_CONFIG} is missing; check the path or save a model there")
+        raise FileNotFoundError(f"no model in {directory}: {CONFIG} is missing; check the path or save a model there")
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
         version = header.get("format_version")
@@ -175,7 +175,7 @@ def _clear(directory: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FileExistsError(f"{directory} is not empty; choose another directory or pass overwrite=True")
-    if not (directory / _CONFIG).is_file():
+    if not (directory / CONFIG).is_file():
         raise FileExistsError(f"{directory} holds something that is no model; choose another directory")
-    (directory / _CONFIG).unlink()
+    (directory / CONFIG).unlink()
     shutil.rmtree(directory / PARAMS, ignore_errors=True)

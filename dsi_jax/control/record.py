@@ -44,7 +44,7 @@ class Record:
 
     def _is_stale(self, span: Span) -> bool:
         if span.kind == "verify":
-            return (span.epoch, span.first) not in self._applied
+            return (span.epoch, span.first - 1) not in self._applied
         if span.kind == "draft":
             return span.first >= self._accepted_end.get(span.epoch, 0)
         return False

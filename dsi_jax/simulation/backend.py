@@ -26,6 +26,7 @@ from dsi_jax.base import (
     Span,
     Verified,
     Verify,
+    span_of,
 )
 from dsi_jax.simulation.latency import Duration, Timetable, mix, uniform
 
@@ -108,7 +109,7 @@ class VirtualBackend:
                 self._dropped.remove(id(action))
                 continue
             self._now = end
-            return self._perform(action), _span(action, start, end)
+            return self._perform(action), span_of(action, start, end)
         raise TimeoutError("no work is under way, so no event will ever come: the policy has stalled")
 
     def drain(self) -> tuple[Span, ...]:
@@ -116,7 +117,7 @@ class VirtualBackend:
         while self._heap:
             end, _, start, action = heapq.heappop(self._heap)
             if id(action) not in self._dropped and start <= self._now:
-                spans.append(_span(action, start, end))
+                spans.append(span_of(action, start, end))
         self._dropped.clear()
         return tuple(span for span in spans if span)
 
@@ -163,18 +164,3 @@ class VirtualBackend:
                 break
         accepted = position - action.window - 1
         return Verified(action.server, action.epoch, action.window, action.end, accepted, token, token)
-
-
-_KINDS = {Prefill: "prefill", Draft: "draft", Verify: "verify", Digest: "digest"}
-
-
-def _span(action: Action, start: float, end: float) -> Span | None:
-    match action:
-        case Draft():
-            first = action.start + len(action.tokens)
-            return Span(action.server, "draft", start, end, action.epoch, first, first + action.count)
-        case Verify():
-            return Span(action.server, "verify", start, end, action.epoch, action.window, action.end)
-        case Prefill() | Digest():
-            return Span(action.server, _KINDS[type(action)], start, end)
-    return None

@@ -1,0 +1,139 @@
+"""One experiment as data: composes the config dataclasses of the packages, and reads cards and overrides."""
+
+import ast
+import dataclasses
+import importlib.util
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from dsi_jax.base import Sampling, Verification
+from dsi_jax.checkpoints.open import ModelSource
+from dsi_jax.placement.mesh import MeshConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class DrafterConfig:
+    """What proposes draft tokens."""
+
+    kind: Literal["model", "ngram", "synthetic"] = "model"
+    model: ModelSource = ModelSource("embedded:drafter")
+    longest: int = 4  # n-gram: lengths that are looked up
+    shortest: int = 2
+    acceptance: float = 0.9  # synthetic: the rate at which it is right
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.acceptance <= 1:
+            raise ValueError(f"acceptance={self.acceptance} must lie in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An experiment: the models, where they run, and how text is generated. The default is the embedded pair."""
+
+    target: ModelSource = ModelSource("embedded:target")
+    drafter: DrafterConfig = DrafterConfig()
+    mesh: MeshConfig = MeshConfig()
+    verification: Verification = Verification.COUPLED
+    mode: Literal["exact", "fast"] = "exact"  # fast: windows of one token run in a width-1 program
+    lookahead: int | Literal["auto"] = "auto"
+    sampling: Sampling = Sampling()
+    max_new_tokens: int = 64
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    chat: bool = False  # wrap prompts in the target's chat template
+    prompts: tuple[str, ...] = ("def main():\n",)
+
+    def __post_init__(self) -> None:
+        if self.lookahead != "auto" and self.lookahead < 1:
+            raise ValueError(f"lookahead={self.lookahead} must be at least 1, or auto")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read an experiment card, a Python file with `get_config() -> Config`, and apply `field=value` overrides.
+
+    Raises:
+      FileNotFoundError: there is no such card.
+      ValueError: the file is no card, or an override names an unknown field or gives it an impossible value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no config at {path}; the cards of this project are in configs/")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file; a config card ends in .py")
+    card = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(card)
+    if not hasattr(card, "get_config"):
+        raise ValueError(f"{path} is no experiment card: it defines no get_config()")
+    config = card.get_config()
+    for override in overrides:
+        config = override_field(config, override)
+    return config
+
+
+def override_field(config: Any, override: str) -> Any:
+    """Apply one `field=value`, where the field may be dotted (`mesh.sp_degree=4`); returns the changed copy.
+
+    Raises:
+      ValueError: no "=", an unknown field (the known ones are listed), or a value of another type.
+    """
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"--set={override!r} is not of the form field=value")
+    return _replace(config, name.split("."), text, name)
+
+
+def _replace(config: Any, path: list[str], text: str, full_name: str) -> Any:
+    head, *rest = path
+    hints = typing.get_type_hints(type(config))
+    if head not in hints:
+        raise ValueError(f"unknown config field {full_name!r}; {type(config).__name__} has {', '.join(hints)}")
+    value = getattr(config, head)
+    if rest:
+        if not dataclasses.is_dataclass(value):
+            raise ValueError(f"unknown config field {full_name!r}; {head} has no fields of its own")
+        return dataclasses.replace(config, **{head: _replace(value, rest, text, full_name)})
+    if dataclasses.is_dataclass(value):
+        fields = ", ".join(f"{full_name}.{field.name}" for field in dataclasses.fields(value))
+        raise ValueError(f"config field {full_name!r} holds several values; set one of {fields}")
+    return dataclasses.replace(config, **{head: _parse(text, hints[head], full_name)})
+
+
+def _parse(text: str, hint: Any, name: str) -> Any:
+    """Read a value of the annotated type."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for option in options:
+        try:
+            return _parse_as(text, option)
+        except (ValueError, SyntaxError, KeyError):
+            continue
+    wanted = " or ".join(_describe(option) for option in options)
+    raise ValueError(f"{name}={text!r} is not possible; it must be {wanted}")
+
+
+def _parse_as(text: str, option: Any) -> Any:
+    if typing.get_origin(option) is Literal:
+        if text in typing.get_args(option):
+            return text
+        raise ValueError(text)
+    if typing.get_origin(option) is tuple:
+        value = ast.literal_eval(text) if text[:1] in ("(", "[") else (text,)
+        return tuple(value)
+    if option is type(None):
+        return {"none": None, "None": None}[text]
+    if option is bool:
+        return {"true": True, "false": False, "True": True, "False": False}[text]
+    return option(text)
+
+
+def _describe(option: Any) -> str:
+    if typing.get_origin(option) is Literal:
+        return " or ".join(map(str, typing.get_args(option)))
+    if isinstance(option, type) and issubclass(option, str) and option is not str:
+        return " or ".join(option)
+    return {int: "an integer", float: "a number", bool: "true or false", type(None): "none"}.get(option, str(option))
