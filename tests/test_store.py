@@ -57,9 +57,7 @@ def test_restore_puts_shards_on_two_disjoint_submeshes(saved, params):
         table = restored["embedding"]
         assert table.sharding == NamedSharding(mesh, PartitionSpec("model"))
         assert [shard.data.shape for shard in table.addressable_shards] == [(32, 16), (32, 16)]
-        assert {leaf.device_set == set(devices) for leaf in map(lambda x: x.sharding, jax.tree.leaves(restored))} == {
-            True
-        }
+        assert all(leaf.sharding.device_set == set(devices) for leaf in jax.tree.leaves(restored))
 
 
 def test_one_sharding_serves_for_all_params(saved):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsi_jax.models.config import ModelConfig
-from dsi_jax.models.kv_cache import init_cache
+from dsi_jax.models.kv_cache import KVCache, init_cache
 from dsi_jax.models.transformer import Transformer, full_forward
 from dsi_jax.training.train import Loss, label_loss
 
@@ -69,9 +69,8 @@ def measure_on_text(
     rows = len(stream) // (batch * length) * batch
     if not rows:
         raise ValueError(f"a stream of {len(stream)} tokens cannot fill batch={batch} windows of length={length}")
-    equal = jax.jit(functools.partial(_equal_choices, *models))
     windows = stream[: rows * length].reshape(-1, batch, length)
-    hits = sum(int(equal(*params, tokens).sum()) for tokens in windows)
+    hits = sum(int(_count_equal(models, params, tokens)) for tokens in windows)
     return Agreement(hits / (rows * length), rows * length)
 
 
@@ -89,7 +88,7 @@ def measure_on_continuations(
       ValueError: prompt and continuation exceed the target's max_length.
     """
     sequences = continue_greedily(models[0], params[0], prompts, new_tokens)
-    drafts = jax.jit(functools.partial(_choices, models[1]))(params[1], sequences[:, :-1])
+    drafts = _choices(models[1], params[1], sequences[:, :-1])
     hits = drafts[:, -new_tokens:] == sequences[:, -new_tokens:]
     return Agreement(float(hits.mean()), hits.size)
 
@@ -103,34 +102,38 @@ def continue_greedily(model: ModelConfig, params: Any, prompts: np.ndarray, new_
     Raises:
       ValueError: the result would exceed the model's max_length.
     """
-    batch, length = prompts.shape
-    if length + new_tokens > model.max_length:
+    if prompts.shape[1] + new_tokens > model.max_length:
         raise ValueError(
-            f"{length} + new_tokens={new_tokens} exceed max_length={model.max_length}; shorten one of them"
+            f"{prompts.shape[1]} + {new_tokens} tokens exceed max_length={model.max_length}; ask for fewer"
         )
-
-    def feed(params: Any, tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-        counts = jnp.full((batch,), tokens.shape[1], jnp.int32)
-        logits, cache = Transformer(model).apply({"params": params}, tokens, cache, counts)
-        return jnp.argmax(logits[:, -1:], axis=-1).astype(jnp.int32), cache
-
-    @jax.jit
-    def decode(params: Any, prompts: jax.Array) -> jax.Array:
-        first, cache = feed(params, prompts, init_cache(model, batch))
-
-        def advance(carry: Any, _: None) -> tuple[Any, jax.Array]:
-            token, cache = feed(params, *carry)
-            return (token, cache), token
-
-        _, rest = jax.lax.scan(advance, (first, cache), length=new_tokens - 1)
-        return jnp.concatenate([prompts, first, rest[:, :, 0].T], axis=1)
-
-    return decode(params, jnp.asarray(prompts, jnp.int32))
+    return _decode(model, new_tokens, params, jnp.asarray(prompts, jnp.int32))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _decode(model: ModelConfig, new_tokens: int, params: Any, prompts: jax.Array) -> jax.Array:
+    first, cache = _feed(model, params, prompts, init_cache(model, prompts.shape[0]))
+
+    def advance(carry: tuple[jax.Array, KVCache], _: None) -> tuple[tuple[jax.Array, KVCache], jax.Array]:
+        token, cache = _feed(model, params, *carry)
+        return (token, cache), token[:, 0]
+
+    _, rest = jax.lax.scan(advance, (first, cache), length=new_tokens - 1)
+    return jnp.concatenate([prompts, first, rest.T], axis=1)
+
+
+def _feed(model: ModelConfig, params: Any, tokens: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+    """Feed int32[B, T] and return the likeliest next token int32[B, 1] with the longer cache."""
+    counts = jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32)
+    logits, cache = Transformer(model).apply({"params": params}, tokens, cache, counts)
+    return jnp.argmax(logits[:, -1:], axis=-1).astype(jnp.int32), cache
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _choices(model: ModelConfig, params: Any, tokens: jax.Array) -> jax.Array:
     return jnp.argmax(full_forward(model, params, tokens), axis=-1)
 
 
-def _equal_choices(target: ModelConfig, drafter: ModelConfig, p_target: Any, p_drafter: Any, tokens: jax.Array):
-    return _choices(target, p_target, tokens) == _choices(drafter, p_drafter, tokens)
+@functools.partial(jax.jit, static_argnums=0)
+def _count_equal(models: tuple[ModelConfig, ModelConfig], params: tuple[Any, Any], tokens: jax.Array) -> jax.Array:
+    target, drafter = (_choices(model, weights, tokens) for model, weights in zip(models, params, strict=True))
+    return jnp.sum(target == drafter)

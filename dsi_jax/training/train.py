@@ -77,7 +77,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 def init_state(model: ModelConfig, config: TrainConfig, params: Any = None) -> TrainState:
     """Make the state of step 0, from these parameters or from random ones."""
     if params is None:
-        params = meta.unbox(init_params(model, jax.random.key(config.seed)))
+        params = jax.jit(lambda key: meta.unbox(init_params(model, key)))(jax.random.key(config.seed))
     return TrainState(params, make_optimizer(config).init(params), jnp.zeros((), jnp.int32))
 
 
@@ -127,7 +127,9 @@ def evaluate(loss: Loss, params: Any, frozen: Any, stream: np.ndarray, batch: in
 def open_checkpoints(directory: Path) -> ocp.CheckpointManager:
     """Open (and make) the directory of a run's train states; the two newest are kept."""
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(Path(directory).absolute(), options=options)
+    return ocp.CheckpointManager(
+        Path(directory).absolute(), item_handlers=ocp.StandardCheckpointHandler(), options=options
+    )
 
 
 def resume_state(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
@@ -139,15 +141,18 @@ def resume_state(manager: ocp.CheckpointManager, state: TrainState) -> TrainStat
     newest = manager.latest_step()
     if newest is None:
         return state
+    remedy = f"{manager.directory}; resume with the model it was started with, or train into another directory"
+    if _sorted_shapes(manager.item_metadata(newest)) != _sorted_shapes(state):
+        raise ValueError(f"cannot resume another model from {remedy}")
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     try:
-        return manager.restore(
-            newest, args=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
-        )
-    except Exception as error:
-        raise ValueError(
-            f"cannot resume step {newest} from {manager.directory} ({type(error).__name__}); "
-            "resume with the model it was started with, or train into another directory"
-        ) from None
+        return manager.restore(newest, args=ocp.args.StandardRestore(shapes))
+    except Exception as error:  # orbax and tensorstore each raise their own kinds
+        raise ValueError(f"cannot resume step {newest} ({type(error).__name__}) from {remedy}") from None
+
+
+def _sorted_shapes(tree: Any) -> list[tuple[int, ...]]:
+    return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def fit(
