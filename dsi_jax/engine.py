@@ -155,16 +155,16 @@ class Engine:
 
         def on_text(piece: str) -> None:
             if left.is_set():
-                raise _Left
+                raise _ConsumerLeftError
             pieces.put(piece)
 
         def work() -> None:
             try:
                 self.generate([prompt], on_text=on_text, **options)
                 pieces.put(None)
-            except _Left:
+            except _ConsumerLeftError:
                 pass
-            except BaseException as error:  # noqa: BLE001  raised again where the pieces are consumed
+            except BaseException as error:  # raised again where the pieces are consumed
                 pieces.put(error)
 
         thread = threading.Thread(target=work, name="dsi-stream", daemon=True)
@@ -303,9 +303,9 @@ class Engine:
         ours, theirs = self.model_config.vocab_size, drafter.config.vocab_size
         if ours != theirs:
             raise ValueError(f"target and drafter must share a vocabulary, but have {ours} and {theirs} tokens")
-        if self.tokenizer and opened and opened.tokenizer:
-            if self.tokenizer.backend.get_vocab() != opened.tokenizer.backend.get_vocab():
-                raise ValueError("target and drafter have different tokenizers; a draft token would mean another text")
+        tokenizers = [self.tokenizer, opened.tokenizer if opened else None]
+        if None not in tokenizers and tokenizers[0].backend.get_vocab() != tokenizers[1].backend.get_vocab():
+            raise ValueError("target and drafter have different tokenizers; a draft token would mean another text")
         self._drafter_length = drafter.config.max_length
 
     @property
@@ -322,7 +322,7 @@ class Engine:
             raise
 
 
-class _Left(Exception):
+class _ConsumerLeftError(Exception):
     """The consumer of a stream went away."""
 
 

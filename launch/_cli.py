@@ -2,8 +2,12 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import app, flags, logging
+
+from dsi_jax import Config
+from dsi_jax.placement.host import use_cpu_devices
 
 
 def run(main: Callable[[], None]) -> None:
@@ -18,6 +22,25 @@ def run(main: Callable[[], None]) -> None:
             _refuse(error)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def use_devices(config: Config) -> None:
+    """Give every server a device of its own where there are only CPUs; a single server gets all cores."""
+    on_host = config.drafter.kind != "model"
+    servers = config.mesh.devices - (config.mesh.drafter_tp if on_host else 0)
+    use_cpu_devices(max(servers, 8), one_core_each=servers > 1)
+
+
+def read_text(path: str) -> str:
+    """Read a prompt.
+
+    Raises:
+      ValueError: the file is missing or is not text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read a prompt from {path}: {error}") from None
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -53,9 +53,7 @@ def run(
         for span in backend.drain():
             record.span(span)
     servers = policy.servers(plan)
-    return Trace(
-        plan.algorithm, servers, record.spans(), tuple(record.commits), backend.clock, wall_s, record.host_s
-    )
+    return Trace(plan.algorithm, servers, record.spans(), tuple(record.commits), backend.clock, wall_s, record.host_s)
 
 
 def _perform(actions: list[Action], backend: Backend, record: Record) -> None:

@@ -113,9 +113,7 @@ def target_programs(model: Model, verification: Verification, fast: bool = False
     def forward(params, cache, feed):
         start, count, first = feed[0], feed[1], feed[2]
         tokens, drafts = jnp.split(feed[HEADER:], 2)
-        logits, cache = module.apply(
-            {"params": params}, tokens[None, :], rollback(cache, start[None]), count[None]
-        )
+        logits, cache = module.apply({"params": params}, tokens[None, :], rollback(cache, start[None]), count[None])
         positions = start + 1 + jnp.arange(tokens.shape[0], dtype=jnp.int32)
         return logits[0], cache, positions, count, first, drafts
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from dsi_jax.base import (
-    DRAFTER,
     Action,
     Digest,
     Digested,

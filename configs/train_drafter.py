@@ -1,0 +1,16 @@
+"""The embedded drafter: 0.25M parameters, a tenth of the target, distilled from its distributions.
+
+  python launch/train.py --role=drafter --target=out/target/model --out=out/drafter
+
+Expected: PLACEHOLDER
+"""
+
+from dsi_jax.models.config import ModelConfig
+from dsi_jax.training.train import Experiment, TrainConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=ModelConfig(vocab_size=512, width=96, layers=2, heads=4, kv_heads=4, head_dim=16, mlp_width=256),
+        train=TrainConfig(steps=4000, batch=4, length=256, learning_rate=5e-3),
+    )

@@ -1,0 +1,40 @@
+"""The demo behind `make demo`: the embedded pair with all three algorithms, unpaced and then paced.
+
+  python launch/demo.py --out=out/demo
+
+Unpaced is this machine's real speed, whatever it is. Paced holds every forward to the paper's StarCoder / HumanEval
+latencies (20.6 and 6.8 ms) with SP = 7: real models and tokens, at the pace of an 8-GPU node.
+"""
+
+import _cli
+import _show
+from absl import flags
+
+import dsi_jax
+from dsi_jax import config as config_lib
+from dsi_jax.telemetry import report
+
+_OUT = flags.DEFINE_string("out", "out/demo", "Directory for report.json, timeline.png, trace.json.")
+_TOKENS = flags.DEFINE_integer("max_new_tokens", 100, "Tokens to generate.")
+
+STARCODER = dsi_jax.Latencies(target_s=20.6e-3, drafter_s=6.8e-3)
+
+
+def main() -> None:
+    out = _show.check_out(_OUT.value)
+    config = config_lib.load("configs/demo.py", [f"max_new_tokens={_TOKENS.value}"])
+    _cli.use_devices(config)
+    print("loading the embedded pair and compiling its programs for 8 virtual CPU devices ...", flush=True)
+    with dsi_jax.Engine(config) as engine:
+        results = []
+        for latencies in (None, STARCODER):
+            runs = _show.run_algorithms(engine, config.prompts, _show.ORDER, latencies)
+            results += runs
+            if latencies:
+                print(_show.columns(engine, runs), end="\n\n")
+        print(report.table([result.run for result in results]), end="\n\n")
+        _show.save(out, engine, results)
+
+
+if __name__ == "__main__":
+    _cli.run(main)
