@@ -9,11 +9,30 @@ import pytest
 from dsi_jax.base import DRAFTER, Algorithm, Commit, Plan, Request, Sampling, Span, Trace, target
 from dsi_jax.telemetry import report
 
-REQUIRED = (
-    "algorithm backend prompt tokens text new_tokens wall_s ttft_s tpot_s acceptance_rate mean_accepted "
-    "target_forwards drafter_forwards wasted_target_forwards wasted_draft_tokens compilations_after_warmup lookahead "
-    "sp_degree devices seed ideal_s wall_over_ideal"
-).split()
+REQUIRED = [
+    "algorithm",
+    "backend",
+    "prompt",
+    "tokens",
+    "text",
+    "new_tokens",
+    "wall_s",
+    "ttft_s",
+    "tpot_s",
+    "acceptance_rate",
+    "mean_accepted",
+    "target_forwards",
+    "drafter_forwards",
+    "wasted_target_forwards",
+    "wasted_draft_tokens",
+    "compilations_after_warmup",
+    "lookahead",
+    "sp_degree",
+    "devices",
+    "seed",
+    "ideal_s",
+    "wall_over_ideal",
+]
 
 DEVICES = {DRAFTER: ("cpu:0",), target(0): ("cpu:1",), target(1): ("cpu:2",)}
 
