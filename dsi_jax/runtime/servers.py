@@ -180,8 +180,7 @@ class DraftServer:
         position = action.start + len(action.tokens)
 
         def finish() -> Drafted:
-            tokens = tuple(int(token) for token in jax.device_get(list(proposal.tokens)))
-            return Drafted(action.epoch, position, tokens, proposal.evidence)
+            return Drafted(action.epoch, position, transfer.read_tokens(proposal.tokens), proposal.evidence)
 
         return finish
 

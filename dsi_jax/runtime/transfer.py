@@ -26,6 +26,11 @@ def read_integers(array: jax.Array) -> list[int]:
     return jax.device_get(array).tolist()
 
 
+def read_tokens(tokens: Sequence[Any]) -> tuple[int, ...]:
+    """Wait for tokens, each an int or an int32[] on a device, and bring them to the host together."""
+    return tuple(int(token) for token in jax.device_get(list(tokens)))
+
+
 def move_rows(rows: Sequence[jax.Array], sharding: Sharding) -> list[jax.Array]:
     """Copy the drafter's distributions (float32[V] each) to a target's submesh, device to device."""
     return jax.device_put(list(rows), sharding)
