@@ -1,0 +1,1 @@
+"""Models on disk: Hugging Face directories, GGUF files, our own store, and their tokenizers."""

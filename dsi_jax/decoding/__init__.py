@@ -1,0 +1,1 @@
+"""The maths of speculation, free of meshes: sampling, verification rules, drafters."""

@@ -1,0 +1,1 @@
+"""Where it is computed: disjoint submeshes, and the table of axes."""

@@ -1,0 +1,1 @@
+"""Real execution: compiled programs, moved arrays, and workers on threads behind the backends."""

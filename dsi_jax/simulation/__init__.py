@@ -1,0 +1,1 @@
+"""The same loop in virtual time: latencies, and the ideal of a wall-clock run. No jax."""

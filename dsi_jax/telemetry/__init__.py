@@ -1,0 +1,1 @@
+"""What a run measured: reports, traces and pictures. No jax."""

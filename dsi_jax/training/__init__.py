@@ -1,0 +1,1 @@
+"""Training the embedded pair: data, the target's loss, and distillation of the drafter."""
