@@ -1,0 +1,321 @@
+"""The tree is the architecture: who may import whom, where arrays move, and what stays out of the library."""
+
+import ast
+import graphlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# What each part of dsi_jax may import of the others; a dotted name allows one module only.
+MAY_IMPORT = {
+    "base": set(),
+    "embedded": set(),
+    "models": {"base"},
+    "placement": {"base"},
+    "telemetry": {"base"},
+    "control": {"base"},
+    "simulation": {"base", "control"},
+    "decoding": {"base", "models"},
+    "runtime": {"base", "models", "decoding", "placement", "simulation.latency"},
+    "checkpoints": {"base", "models", "embedded"},
+    "training": {"base", "models", "checkpoints", "embedded"},
+    "planner": {"base", "control"},
+    "config": {"base", "checkpoints", "placement", "decoding"},
+}
+MAY_IMPORT["engine"] = set(MAY_IMPORT) - {"training"}
+MAY_IMPORT[""] = MAY_IMPORT["engine"] | {"engine"}  # dsi_jax/__init__.py, the public names
+
+HOST_ONLY = {"base", "control", "simulation", "telemetry", "planner"}
+DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}
+LEAVES = {"launch", "configs", "tests", "colab"}
+PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve"}
+MOVES = {"device_put", "device_get", "device_put_sharded", "device_put_replicated"}
+
+Modules = Mapping[str, str]  # dotted name -> source
+
+
+class Import(NamedTuple):
+    """One name that a module imports."""
+
+    name: str  # dotted, with what a `from` import takes; a relative one begins with a dot
+    runs: bool  # false under `if TYPE_CHECKING`
+    at_import: bool  # false inside a function
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+def modules_below(*folders: str) -> dict[str, str]:
+    """Source of every Python module in these folders of the repository."""
+    found = {}
+    for path in sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text(encoding="utf-8")
+    return found
+
+
+def notebook_modules() -> dict[str, str]:
+    """The code of each notebook as one module."""
+    found = {}
+    for path in sorted((ROOT / "colab").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        lines = [line for cell in cells if cell["cell_type"] == "code" for line in ["\n", *cell["source"]]]
+        found[f"colab.{path.stem}"] = "".join("#" + line if line.startswith(("%", "!")) else line for line in lines)
+    return found
+
+
+def imports_of(source: str) -> Iterator[Import]:
+    """List what a module imports, wherever in it."""
+
+    def walk(node: ast.AST, runs: bool, at_import: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (Import(alias.name, runs, at_import) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                origin = "." * child.level + (child.module or "")
+                yield from (Import(f"{origin}.{alias.name}", runs, at_import) for alias in child.names)
+            else:
+                inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+                yield from walk(child, runs and not typing_only, at_import and not inside)
+
+    return walk(ast.parse(source), True, True)
+
+
+def ours(imported: str, modules: Modules) -> str | None:
+    """The module of dsi_jax that an imported name lies in, None if it lies elsewhere."""
+    while imported and imported not in modules:
+        imported = imported.rpartition(".")[0]
+    return imported if imported.split(".")[0] == "dsi_jax" else None
+
+
+def part(module: str) -> str:
+    """The package, or top-level module, of dsi_jax."""
+    return module.split(".")[1] if "." in module else ""
+
+
+# -------------------------------------------------------------------------------------------------------- the rules
+
+
+def forbidden_imports(modules: Modules) -> list[str]:
+    """Imports that the table does not allow, and relative ones, which hide where they lead."""
+    found = []
+    for module, source in modules.items():
+        for imported in imports_of(source):
+            if imported.name.startswith("."):
+                found.append(f"{module} imports {imported.name}")
+            other = ours(imported.name, modules)
+            if other is None or part(other) == part(module) != "":
+                continue
+            inner = other.partition(".")[2]
+            if part(other) not in MAY_IMPORT[part(module)] and inner not in MAY_IMPORT[part(module)]:
+                found.append(f"{module} imports {other}")
+    return found
+
+
+def cycle(modules: Modules) -> list[str]:
+    """The modules along one cycle of imports; empty if there is none."""
+    graph = {
+        module: {other for imported in imports_of(source) if (other := ours(imported.name, modules))}
+        for module, source in modules.items()
+    }
+    try:
+        list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def device_imports(modules: Modules) -> list[str]:
+    """Host-only modules that import a device library; matplotlib may be imported inside functions alone."""
+    found = []
+    for module, source in modules.items():
+        if part(module) not in HOST_ONLY:
+            continue
+        for imported in imports_of(source):
+            library = imported.name.split(".")[0]
+            plotting = library == "matplotlib" and imported.runs and imported.at_import
+            if library in DEVICE_LIBRARIES or plotting:
+                found.append(f"{module} imports {library}")
+    return found
+
+
+def leaf_imports(modules: Modules) -> list[str]:
+    """Modules of the library that import a launcher, a card, a test or a notebook."""
+    return [
+        f"{module} imports {imported.name}"
+        for module, source in modules.items()
+        for imported in imports_of(source)
+        if imported.name.split(".")[0] in LEAVES
+    ]
+
+
+def pickles(modules: Modules) -> list[str]:
+    """Modules that unpickle, which would run whatever a file says."""
+    found = []
+    for module, source in modules.items():
+        found += [module for imported in imports_of(source) if imported.name.split(".")[0] in PICKLES]
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                found += [] if isinstance(node.value, ast.Constant) and node.value.value is False else [module]
+    return found
+
+
+def array_moves(modules: Modules) -> list[str]:
+    """Modules of `runtime` besides `transfer` that move arrays between host and devices."""
+    return [
+        module
+        for module, source in modules.items()
+        if part(module) == "runtime" and module != "dsi_jax.runtime.transfer" and MOVES & names_in(source)
+    ]
+
+
+def talkative(modules: Modules) -> list[str]:
+    """Modules that print, or that read flags."""
+    found = []
+    for module, source in modules.items():
+        flags = any(imported.name in ("absl.flags", "absl.app") for imported in imports_of(source))
+        calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+        if flags or any(isinstance(called, ast.Name) and called.id == "print" for called in calls):
+            found.append(module)
+    return found
+
+
+def undocumented(modules: Modules) -> list[str]:
+    return [module for module, source in modules.items() if not ast.get_docstring(ast.parse(source))]
+
+
+def names_in(source: str) -> set[str]:
+    """Every name and attribute that a module mentions."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
+                found.add(name)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- the real modules
+
+
+@pytest.fixture(scope="module")
+def library():
+    return modules_below("dsi_jax")
+
+
+@pytest.fixture(scope="module")
+def everything(library):
+    return library | modules_below("launch", "configs", "tests")
+
+
+def test_every_part_of_the_library_is_in_the_table(library):
+    assert {part(module) for module in library} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(
+    "rule", [forbidden_imports, cycle, device_imports, leaf_imports, array_moves, talkative], ids=lambda f: f.__name__
+)
+def test_the_library_keeps(rule, library):
+    assert rule(library) == []
+
+
+def test_nothing_unpickles(everything):
+    assert pickles(everything | notebook_modules()) == []
+
+
+def test_only_launchers_and_cards_print_and_read_flags(everything):
+    assert {name.split(".")[0] for name in talkative(everything)} <= {"launch", "configs"}
+
+
+def test_every_module_has_a_docstring(everything):
+    assert undocumented(everything) == []
+
+
+# ------------------------------------------------------------------------------------- the rules catch what they say
+
+
+def world(**sources: str) -> dict[str, str]:
+    """A small dsi_jax: an empty module for every part, and some with a source (`control__loop` for control.loop)."""
+    names = {name for name in MAY_IMPORT if name} | {"control.policy", "simulation.latency", "simulation.backend"}
+    modules = {"dsi_jax": ""} | {f"dsi_jax.{name}": "" for name in names}
+    return modules | {f"dsi_jax.{name.replace('__', '.')}": source for name, source in sources.items()}
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("base", "import dsi_jax.models"),
+        ("models", "from dsi_jax.control.policy import step"),
+        ("control__loop", "from dsi_jax import runtime"),
+        ("control__loop", "def late():\n    from dsi_jax.simulation.latency import mix"),
+        ("runtime__backend", "from dsi_jax.simulation import backend"),
+        ("runtime__backend", "from dsi_jax.simulation.backend import VirtualBackend"),
+        ("engine", "from dsi_jax.training import data"),
+        ("models", "from dsi_jax import Engine"),
+        ("models", "import dsi_jax"),
+    ],
+)
+def test_a_forbidden_import_is_found(module, source):
+    assert forbidden_imports(world()) == []
+    (found,) = forbidden_imports(world(**{module: source}))
+    assert found.startswith(f"dsi_jax.{module.replace('__', '.')} imports dsi_jax")
+
+
+def test_a_relative_import_is_refused():
+    assert forbidden_imports(world(control__loop="from .policy import step")) == [
+        "dsi_jax.control.loop imports .policy.step"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("control__loop", "from dsi_jax.control import policy"),
+        ("runtime__backend", "from dsi_jax.simulation.latency import Timetable"),
+        ("runtime__backend", "from dsi_jax.simulation import latency"),
+        ("engine", "from dsi_jax.runtime import transfer\nfrom dsi_jax.config import Config"),
+    ],
+)
+def test_an_allowed_import_passes(module, source):
+    assert forbidden_imports(world(**{module: source})) == []
+
+
+def test_a_cycle_is_found_even_inside_one_package_and_inside_functions():
+    loop = "from dsi_jax.control import policy"
+    assert cycle(world(control__loop=loop)) == []
+    late = "def late():\n    from dsi_jax.control.loop import run"
+    assert {"dsi_jax.control.loop", "dsi_jax.control.policy"} <= set(
+        cycle(world(control__loop=loop, control__policy=late))
+    )
+
+
+def test_device_libraries_are_found_in_host_only_modules():
+    assert device_imports(world(models="import jax\nfrom flax import linen")) == []
+    assert device_imports(world(control__policy="import jax.numpy as jnp")) == ["dsi_jax.control.policy imports jax"]
+    assert device_imports(world(planner="def f():\n    from flax import linen")) == ["dsi_jax.planner imports flax"]
+
+
+def test_matplotlib_is_refused_at_import_time_only():
+    typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from matplotlib.axes import Axes"
+    late = "def draw():\n    import matplotlib"
+    assert device_imports(world(telemetry__plots=typed + "\n" + late)) == []
+    assert device_imports(world(telemetry__plots="import matplotlib")) == ["dsi_jax.telemetry.plots imports matplotlib"]
+
+
+def test_the_other_rules_find_what_they_forbid():
+    assert leaf_imports(world(engine="from configs import demo")) == ["dsi_jax.engine imports configs.demo"]
+    assert pickles(world(engine="import pickle")) == ["dsi_jax.engine"]
+    assert pickles(world(engine="np.load('x.npy', allow_pickle=True)")) == ["dsi_jax.engine"]
+    assert pickles(world(engine="np.load('x.npy', allow_pickle=False)")) == []
+    moving = "import jax\nx = jax.device_get(1)"
+    assert array_moves(world(runtime__transfer=moving, engine=moving)) == []
+    assert array_moves(world(runtime__worker=moving)) == ["dsi_jax.runtime.worker"]
+    assert array_moves(world(runtime__worker="from jax import device_put")) == ["dsi_jax.runtime.worker"]
+    assert talkative(world(engine="print('hello')")) == ["dsi_jax.engine"]
+    assert talkative(world(engine="from absl import flags")) == ["dsi_jax.engine"]
+    assert undocumented({"dsi_jax.base": "'''Words.'''", "dsi_jax.config": "x = 1"}) == ["dsi_jax.config"]
