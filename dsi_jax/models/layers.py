@@ -77,12 +77,11 @@ class Attention(nn.Module):
     def __call__(self, x, keys, values, positions):
         c = self.config
         shape_q, shape_kv = (c.width, c.heads, c.head_dim), (c.width, c.kv_heads, c.head_dim)
-        w_q = self.param("q", _init("embed", "heads", "head_dim", fan_in=c.width), shape_q)
-        w_k = self.param("k", _init("embed", "kv_heads", "head_dim", fan_in=c.width), shape_kv)
-        w_v = self.param("v", _init("embed", "kv_heads", "head_dim", fan_in=c.width), shape_kv)
-        w_o = self.param(
-            "o", _init("heads", "head_dim", "embed", fan_in=c.heads * c.head_dim), (c.heads, c.head_dim, c.width)
-        )
+        w_q = self.param("q", _init("embed", "heads", "head_dim", fan_in=c.width), shape_q, c.dtype)
+        w_k = self.param("k", _init("embed", "kv_heads", "head_dim", fan_in=c.width), shape_kv, c.dtype)
+        w_v = self.param("v", _init("embed", "kv_heads", "head_dim", fan_in=c.width), shape_kv, c.dtype)
+        shape_o, fan_in_o = (c.heads, c.head_dim, c.width), c.heads * c.head_dim
+        w_o = self.param("o", _init("heads", "head_dim", "embed", fan_in=fan_in_o), shape_o, c.dtype)
         queries = rotate(jnp.einsum("btd,dnh->btnh", x, w_q), positions, c.rope_theta)
         new_keys = rotate(jnp.einsum("btd,dkh->btkh", x, w_k), positions, c.rope_theta)
         keys = write_window(keys, new_keys, positions[:, 0])
@@ -99,9 +98,9 @@ class GatedMLP(nn.Module):
     @nn.compact
     def __call__(self, x):
         c = self.config
-        gate = self.param("gate", _init("embed", "mlp", fan_in=c.width), (c.width, c.mlp_width))
-        up = self.param("up", _init("embed", "mlp", fan_in=c.width), (c.width, c.mlp_width))
-        down = self.param("down", _init("mlp", "embed", fan_in=c.mlp_width), (c.mlp_width, c.width))
+        gate = self.param("gate", _init("embed", "mlp", fan_in=c.width), (c.width, c.mlp_width), c.dtype)
+        up = self.param("up", _init("embed", "mlp", fan_in=c.width), (c.width, c.mlp_width), c.dtype)
+        down = self.param("down", _init("mlp", "embed", fan_in=c.mlp_width), (c.mlp_width, c.width), c.dtype)
         hidden = nn.silu(jnp.einsum("btd,df->btf", x, gate)) * jnp.einsum("btd,df->btf", x, up)
         return jnp.einsum("btf,fd->btd", hidden, down)
 

@@ -30,7 +30,8 @@ class Transformer(nn.Module):
           Logits float32[B, T, V] (row t predicts the token after `tokens[:, t]`) and the longer cache.
         """
         c = self.config
-        table = self.param("embedding", _init("vocab", "embed", fan_in=c.width), (c.vocab_size, c.width))
+        init, shape = _init("vocab", "embed", fan_in=c.width), (c.vocab_size, c.width)
+        table = self.param("embedding", init, shape, c.dtype)
         positions = cache.length[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
         x = jnp.take(table, tokens, axis=0).astype(c.dtype)
         keys, values = [], []
@@ -40,7 +41,7 @@ class Transformer(nn.Module):
             keys.append(k)
             values.append(v)
         x = RMSNorm(c.norm_eps, name="final_norm")(x)
-        head = table if c.tied_head else self.param("head", _init("vocab", "embed", fan_in=c.width), table.shape)
+        head = table if c.tied_head else self.param("head", init, shape, c.dtype)
         logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
         return logits, KVCache(tuple(keys), tuple(values), cache.length + counts)
 
