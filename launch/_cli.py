@@ -10,6 +10,9 @@ from dsi_jax import Config
 from dsi_jax.placement.host import use_cpu_devices
 
 
+CPU_DEVICES = 8  # where there are no accelerators; XLA_FLAGS=--xla_force_host_platform_device_count=N overrides it
+
+
 def run(main: Callable[[], None]) -> None:
     """Parse the flags and call `main`; bad flags, `ValueError` and `OSError` print one line and exit with 2."""
 
@@ -25,10 +28,10 @@ def run(main: Callable[[], None]) -> None:
 
 
 def use_devices(config: Config) -> None:
-    """Give every server a device of its own where there are only CPUs; a single server gets all cores."""
+    """Split a machine without accelerators into devices of one core each; a single server gets all cores."""
     on_host = config.drafter.kind != "model"
     servers = config.mesh.devices - (config.mesh.drafter_tp if on_host else 0)
-    use_cpu_devices(max(servers, 8), one_core_each=servers > 1)
+    use_cpu_devices(CPU_DEVICES, one_core_each=servers > 1)
 
 
 def read_text(path: str) -> str:

@@ -8,6 +8,8 @@
 --set=field=value, such as --set=mesh.target_tp=2.
 """
 
+from collections.abc import Sequence
+
 import _cli
 import _show
 from absl import flags
@@ -39,9 +41,7 @@ _SET = flags.DEFINE_multi_string("set", [], "field=value, any field of the confi
 
 def main() -> None:
     config = config_lib.load(_CONFIG.value, overrides())
-    prompts = _PROMPT.value or config.prompts
-    if _PROMPT_FILE.value:
-        prompts = [_cli.read_text(_PROMPT_FILE.value)]
+    prompts = read_prompts(config)
     latencies = None
     if _BACKEND.value == "paced":
         latencies = dsi_jax.Latencies(_TARGET_MS.value / 1e3, _DRAFTER_MS.value / 1e3, _JITTER.value)
@@ -53,6 +53,16 @@ def main() -> None:
         print(report.table([result.run for result in results]))
         if out:
             _show.save(out, engine, results)
+
+
+def read_prompts(config: dsi_jax.Config) -> Sequence[str]:
+    """Take the prompts from the flags or else from the card, before any model is loaded."""
+    if _PROMPT.value and _PROMPT_FILE.value:
+        raise ValueError("both --prompt and --prompt_file are given; choose one of them")
+    prompts = [_cli.read_text(_PROMPT_FILE.value)] if _PROMPT_FILE.value else _PROMPT.value or config.prompts
+    if not all(prompts) or not prompts:
+        raise ValueError("the prompt is empty; give at least one character, in --prompt or --prompt_file")
+    return prompts
 
 
 def overrides() -> list[str]:
