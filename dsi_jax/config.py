@@ -42,7 +42,7 @@ class Config:
     sampling: Sampling = Sampling()
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
+    eos_ids: tuple[int, ...] | None = None  # tokens that end a text; None: those of the tokenizer, (): none
     chat: bool = False  # wrap prompts in the target's chat template
     prompts: tuple[str, ...] = ("def main():\n",)
 
@@ -122,8 +122,9 @@ def _parse_as(text: str, option: Any) -> Any:
             return text
         raise ValueError(text)
     if typing.get_origin(option) is tuple:
-        value = ast.literal_eval(text) if text[:1] in ("(", "[") else (text,)
-        return tuple(value)
+        element = typing.get_args(option)[0]
+        values = ast.literal_eval(text) if text[:1] in ("(", "[") else (text,)
+        return tuple(element(value) for value in values)
     if option is type(None):
         return {"none": None, "None": None}[text]
     if option is bool:

@@ -113,6 +113,7 @@ class Engine:
         sampling: Sampling | None = None,
         lookahead: int | str | None = None,
         stop: Sequence[str] | None = None,
+        eos_ids: Sequence[int] | None = None,
         latencies: Latencies | None = None,
         on_text: OnText | None = None,
     ) -> list[Result]:
@@ -121,7 +122,7 @@ class Engine:
         Args:
           prompts: a text, a sequence of ids, or a list of either.
           algorithm: "non_si", "si" or "dsi".
-          max_new_tokens, sampling, lookahead, stop: default the config's.
+          max_new_tokens, sampling, lookahead, stop, eos_ids: default the config's.
           latencies: pace every forward at these; None: as fast as the devices go.
           on_text: called with each piece of text as it is settled.
 
@@ -134,7 +135,7 @@ class Engine:
         algorithm = _algorithm(algorithm)
         results = []
         for prompt in prompts:
-            request, text = self._request(prompt, max_new_tokens, sampling, paced=latencies is not None)
+            request, text = self._request(prompt, max_new_tokens, sampling, eos_ids, paced=latencies is not None)
             words = self._text_rule(self.config.stop if stop is None else stop)
             if not self._lock.acquire(blocking=False):
                 raise RuntimeError("the engine is busy with another request; wait for it, or make a second engine")
@@ -245,7 +246,7 @@ class Engine:
         self._accepted += run.accepted_drafts or 0
         return Result(text, run.tokens, run, trace)
 
-    def _request(self, prompt: Prompt, max_new_tokens, sampling, paced: bool) -> tuple[Request, str]:
+    def _request(self, prompt: Prompt, max_new_tokens, sampling, eos_ids, paced: bool) -> tuple[Request, str]:
         """Check one prompt at the border."""
         if isinstance(prompt, str):
             ids, text = tuple(self._encode(prompt)), prompt
@@ -256,8 +257,10 @@ class Engine:
         if bad := [token for token in ids if not 0 <= token < vocab]:
             raise ValueError(f"token id {bad[0]} of the prompt lies outside the vocabulary 0..{vocab - 1}")
         wanted = self.config.max_new_tokens if max_new_tokens is None else max_new_tokens
-        eos = self.tokenizer.eos_ids if self.tokenizer and not self.config.ignore_eos else frozenset()
-        request = Request(ids, wanted, sampling or self.config.sampling, frozenset(eos), reuse_prompt=paced)
+        eos_ids = self.config.eos_ids if eos_ids is None else eos_ids
+        if eos_ids is None:
+            eos_ids = self.tokenizer.eos_ids if self.tokenizer else ()
+        request = Request(ids, wanted, sampling or self.config.sampling, frozenset(eos_ids), reuse_prompt=paced)
         if len(ids) + wanted > self.max_length:
             raise ValueError(
                 f"prompt of {len(ids)} tokens + max_new_tokens={wanted} exceed the cache of {self.max_length} tokens; "

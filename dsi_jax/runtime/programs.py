@@ -91,15 +91,14 @@ class TargetPrograms:
     """What a target server runs.
 
     judge(params, cache, feed, knobs, draft_probs) -> (cache, int32[2] row and token, boundary logits or None).
-    feed(params, cache, feed) -> cache, for prefill and digestion.
+    feed(params, cache, feed) -> cache, for prefill at a width of its own; None: `judge` serves that too.
     settle(int32[2] draft and position, draft_probs [V] or None, boundary logits, knobs) -> int32[2].
     """
 
     judge: Callable
-    feed: Callable
+    feed: Callable | None
     settle: Callable
     widths: tuple[int, ...]  # of `judge`, ascending; one alone in exact mode
-    feed_width: int
 
 
 def target_programs(model: Model, verification: Verification, fast: bool = False) -> TargetPrograms:
@@ -136,14 +135,18 @@ def target_programs(model: Model, verification: Verification, fast: bool = False
         verdict = settle_rejection(draft[:1], q, boundary, draft[1:], knobs)
         return jnp.stack([verdict.row, verdict.token])
 
+    def feed_only(params, cache, feed):
+        return forward(params, cache, feed)[1]
+
     one = model.replicated
     judge = judge_coupled if verification == Verification.COUPLED else judge_rejection
     return TargetPrograms(
         judge=jax.jit(judge, donate_argnums=1, out_shardings=(model.cache_shardings(), one, one)),
-        feed=jax.jit(lambda *args: forward(*args)[1], donate_argnums=1, out_shardings=model.cache_shardings()),
+        feed=jax.jit(feed_only, donate_argnums=1, out_shardings=model.cache_shardings())
+        if config.prefill_width
+        else None,
         settle=jax.jit(settle, out_shardings=one),
         widths=(1, config.verify_width) if fast else (config.verify_width,),
-        feed_width=config.prefill_width or config.verify_width,
     )
 
 

@@ -80,10 +80,7 @@ class TargetServer:
     def _prefill(self, action: Prefill) -> Finish:
         self._knobs = self._model.knobs(action.request.sampling)
         if not (action.request.reuse_prompt and self._prompt == action.tokens):
-            width = self._programs.feed_width
-            for begin in range(0, len(action.tokens), width):
-                feed = self._put(pack_feed(begin, action.tokens[begin : begin + width], width))
-                self._cache = self._programs.feed(self._model.params, self._cache, feed)
+            self._read_prompt(action.tokens)
             self._prompt = action.tokens
         length = self._cache.length
 
@@ -92,6 +89,15 @@ class TargetServer:
             return Prefilled(action.server)
 
         return finish
+
+    def _read_prompt(self, tokens: tuple[int, ...]) -> None:
+        width = self._model.config.prefill_width
+        if width is None:
+            self._judge(0, len(tokens), tokens, ())
+            return
+        for begin in range(0, len(tokens), width):
+            feed = self._put(pack_feed(begin, tokens[begin : begin + width], width))
+            self._cache = self._programs.feed(self._model.params, self._cache, feed)
 
     def _digest(self, action: Digest) -> Finish:
         """Digest by the judging program: slots must hold to the bit what a verification would have left."""

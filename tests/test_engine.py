@@ -1,0 +1,304 @@
+"""Real programs on real (virtual CPU) submeshes: the three algorithms give the same tokens, to the bit."""
+
+import collections
+import gc
+import itertools
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.linen import meta
+from scipy import stats
+
+from dsi_jax import Config, DrafterConfig, Engine, Latencies, MeshConfig, Sampling
+from dsi_jax.base import Algorithm
+from dsi_jax.models.config import ModelConfig
+from dsi_jax.models.transformer import Transformer, full_forward, init_params
+
+TARGET = ModelConfig(
+    vocab_size=64, width=32, layers=2, heads=4, kv_heads=4, head_dim=8, mlp_width=48, max_length=160, verify_width=8
+)
+PROMPTS = ((1, 2, 3), tuple(range(40)), (63,))
+SAMPLINGS = (
+    Sampling(0.0),
+    Sampling(0.7, top_k=12, top_p=0.9, seed=1),
+    Sampling(1.2, top_k=40, top_p=0.95, seed=2),
+    Sampling(1.2, seed=3),
+)
+
+
+def target_params(config=TARGET, scale=4.0):
+    """Random weights, the head sharpened so that tokens differ from each other."""
+    params = meta.unbox(init_params(config, jax.random.key(7)))
+    return params | {"embedding": params["embedding"] * scale}
+
+
+def drafter_params(noise=0.6):
+    """The target's weights, disturbed: a drafter that agrees often, and not always."""
+    leaves, tree = jax.tree.flatten(target_params())
+    keys = jax.random.split(jax.random.key(8), len(leaves))
+    disturbed = [
+        leaf + noise * jnp.std(leaf) * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(tree, disturbed)
+
+
+def tiny_engine(sp_degree=2, config=TARGET, noise=0.6, **fields):
+    fields.setdefault("mesh", MeshConfig(sp_degree=sp_degree))
+    drafter = (Transformer(config), drafter_params(noise)) if "drafter" not in fields else None
+    return Engine(Config(**fields), target=(Transformer(config), target_params(config)), drafter=drafter)
+
+
+def generate(engine, prompt, algorithm, **options):
+    return engine.generate([prompt], algorithm=algorithm, **options)[0]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with tiny_engine(sp_degree=4) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("sp_degree", [1, 2, 4, 7])
+def test_the_algorithms_agree_to_the_bit(sp_degree):
+    """Every temperature, lookahead and SP degree; device timing decides the order of arrival."""
+    with tiny_engine(sp_degree) as engine:
+        accepted = judged = 0
+        for prompt, sampling in itertools.product(PROMPTS, SAMPLINGS):
+            options = {"sampling": sampling, "max_new_tokens": 32}
+            expected = generate(engine, prompt, "non_si", **options).tokens
+            assert len(expected) == 32
+            for algorithm, lookahead in itertools.product(("si", "dsi"), (1, 2, 5, "auto")):
+                result = generate(engine, prompt, algorithm, lookahead=lookahead, **options)
+                assert result.tokens == expected, (prompt, sampling, algorithm, lookahead)
+                accepted, judged = accepted + result.run.accepted_drafts, judged + result.run.judged_drafts
+        assert 0.1 < accepted / judged < 0.95  # both outcomes were met, many times
+
+
+def test_paced_and_jittered_runs_agree(engine):
+    for seed, sampling in enumerate(SAMPLINGS):
+        options = {"sampling": sampling, "max_new_tokens": 24}
+        expected = generate(engine, PROMPTS[0], "non_si", **options).tokens
+        latencies = Latencies(4e-3, 1.3e-3, jitter=0.8, seed=seed)
+        for algorithm, lookahead in (("si", 3), ("dsi", 1), ("dsi", "auto")):
+            result = generate(engine, PROMPTS[0], algorithm, lookahead=lookahead, latencies=latencies, **options)
+            assert result.tokens == expected
+            assert result.run.backend == "paced"
+            assert result.run.ideal_s is not None and result.run.wall_s >= result.run.ideal_s * 0.999
+
+
+def test_tokens_are_those_of_the_model(engine):
+    """Greedy tokens are the argmax of an ordinary forward over the whole sequence, without cache or windows."""
+    result = generate(engine, PROMPTS[1], "dsi", sampling=Sampling(), max_new_tokens=30)
+    sequence = PROMPTS[1] + result.tokens
+    logits = full_forward(TARGET, target_params(), jnp.asarray([sequence], jnp.int32))
+    assert tuple(np.argmax(logits[0, len(PROMPTS[1]) - 1 : -1], axis=-1)) == result.tokens
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
+def test_max_new_tokens_is_met_exactly(engine, algorithm, count):
+    """Lengths around the lookahead of 4: nothing overshot, no unverified tail."""
+    full = generate(engine, PROMPTS[0], "non_si", max_new_tokens=10, sampling=Sampling()).tokens
+    result = generate(engine, PROMPTS[0], algorithm, max_new_tokens=count, lookahead=4, sampling=Sampling())
+    assert result.tokens == full[:count]
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_the_cache_may_be_filled_to_its_end(engine, algorithm):
+    """The last position of the model is usable, and one more is refused."""
+    room = TARGET.max_length - len(PROMPTS[1])
+    result = generate(engine, PROMPTS[1], algorithm, max_new_tokens=room, lookahead=5, sampling=SAMPLINGS[3])
+    assert result.tokens == generate(engine, PROMPTS[1], "non_si", max_new_tokens=room, sampling=SAMPLINGS[3]).tokens
+    assert len(result.tokens) == room
+    with pytest.raises(ValueError, match=f"prompt of 40 tokens \\+ max_new_tokens={room + 1} exceed the cache of 160"):
+        generate(engine, PROMPTS[1], algorithm, max_new_tokens=room + 1)
+
+
+def test_nothing_compiles_after_warm_up():
+    """Prompts and outputs of many lengths, all sampling options, all algorithms."""
+    with tiny_engine(sp_degree=2) as engine:
+        for length, sampling in zip((1, 2, 7, 8, 9, 30), itertools.cycle(SAMPLINGS), strict=False):
+            for algorithm, lookahead in (("non_si", 1), ("si", 3), ("dsi", 1), ("dsi", 6)):
+                prompt = tuple(range(length))
+                options = {"sampling": sampling, "max_new_tokens": 20 + length, "lookahead": lookahead}
+                assert generate(engine, prompt, algorithm, **options).run.compilations_after_warmup == 0
+
+
+def test_tensor_parallel_degrees_agree():
+    outputs = []
+    for tp in (1, 2, 4):
+        with tiny_engine(mesh=MeshConfig(sp_degree=1 if tp == 4 else 2, target_tp=tp, drafter_tp=min(tp, 2))) as engine:
+            for algorithm in Algorithm:
+                outputs.append(generate(engine, PROMPTS[0], algorithm, max_new_tokens=40).tokens)
+            assert {len(names) for names in engine.devices.values()} == {tp, min(tp, 2)}
+    assert len(set(outputs)) == 1
+
+
+@pytest.mark.parametrize("kind", ["ngram", "synthetic"])
+def test_host_drafters_are_lossless_too(kind):
+    with tiny_engine(drafter=DrafterConfig(kind=kind, acceptance=0.7, shortest=1)) as engine:
+        for sampling in SAMPLINGS:
+            options = {"sampling": sampling, "max_new_tokens": 60}
+            expected = generate(engine, (1, 2, 3, 1, 2, 3, 1), "non_si", **options).tokens
+            for algorithm, lookahead in itertools.product(("si", "dsi"), (1, 4, "auto")):
+                result = generate(engine, (1, 2, 3, 1, 2, 3, 1), algorithm, lookahead=lookahead, **options)
+                assert result.tokens == expected
+
+
+def test_the_synthetic_drafter_meets_its_rate():
+    with tiny_engine(drafter=DrafterConfig(kind="synthetic", acceptance=0.7)) as engine:
+        runs = [
+            generate(engine, prompt, "si", lookahead=4, max_new_tokens=110, sampling=Sampling(1.0, seed=seed)).run
+            for prompt, seed in itertools.product(PROMPTS, range(8))
+        ]
+        judged, accepted = (sum(getattr(run, f"{name}_drafts") for run in runs) for name in ("judged", "accepted"))
+        assert stats.binomtest(accepted, judged, 0.7).pvalue > 1e-6
+
+
+def test_end_of_sequence_inside_a_draft():
+    """Whatever index of a block the first of two EOS ids falls on, the sequence ends there, for all algorithms."""
+
+    with tiny_engine(sp_degree=3) as engine:
+        full = generate(engine, PROMPTS[0], "non_si", max_new_tokens=40, sampling=SAMPLINGS[3]).tokens
+        for index in range(1, 16):
+            eos = {full[index], full[index + 1]}
+            expected = full[: next(i for i, token in enumerate(full) if token in eos) + 1]
+            options = {"max_new_tokens": 40, "sampling": SAMPLINGS[3], "eos_ids": eos}
+            for algorithm in Algorithm:
+                assert generate(engine, PROMPTS[0], algorithm, lookahead=4, **options).tokens == expected
+
+
+def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(engine):
+    first, again, other = (
+        generate(engine, PROMPTS[0], "dsi", max_new_tokens=30, sampling=Sampling(1.0, seed=seed)).tokens
+        for seed in (5, 5, 6)
+    )
+    assert first == again != other
+
+
+def test_rejection_rule_generates_the_targets_distribution():
+    """Joint distribution of the first two tokens over 1,500 seeds, by non-SI, SI and DSI (false alarms: 1e-6 each).
+
+    The first token is settled at a window's boundary by DSI and inside a block by SI, the second one after it.
+    """
+    sampling = {"temperature": 1.0, "top_k": 5}
+    config = ModelConfig(8, 16, 1, 2, 2, 8, 16, max_length=32, verify_width=4)
+    target = (Transformer(config), target_params(config, scale=2.0))
+    drafter = (Transformer(config), meta.unbox(init_params(config, jax.random.key(9))))
+    setting = Config(verification="rejection", mesh=MeshConfig(sp_degree=2), max_new_tokens=3)
+    prompt = (1, 2, 3)
+    expected = _pair_probabilities(config, target[1], prompt, top_k=5)
+    with Engine(setting, target=target, drafter=drafter) as engine:
+        for algorithm, lookahead in (("non_si", 1), ("si", 2), ("dsi", 1), ("dsi", 2)):
+            counts = np.zeros((8, 8))
+            rejections = 0
+            for seed in range(1500):
+                result = generate(
+                    engine, prompt, algorithm, lookahead=lookahead, sampling=Sampling(**sampling, seed=seed)
+                )
+                counts[result.tokens[0], result.tokens[1]] += 1
+                rejections += result.run.rejections
+            possible = expected > 0
+            assert counts[~possible].sum() == 0
+            assert stats.chisquare(counts[possible], 1500 * expected[possible]).pvalue > 1e-6, (algorithm, lookahead)
+            assert algorithm == "non_si" or rejections > 100
+
+
+def _pair_probabilities(config, params, prompt, top_k):
+    """P(first, second) of ordinary sampling, computed without the project's sampling code."""
+
+    def distribution(sequence):
+        logits = np.asarray(full_forward(config, params, jnp.asarray([sequence], jnp.int32)), np.float64)[0, -1]
+        kept = np.where(logits >= np.sort(logits)[-top_k], logits, -np.inf)
+        weights = np.exp(kept - kept.max())
+        return weights / weights.sum()
+
+    first = distribution(prompt)
+    return np.stack([first[x] * distribution((*prompt, x)) for x in range(config.vocab_size)])
+
+
+def test_a_thousand_requests_leave_nothing_behind():
+    """No cache slot, buffer or answer is leaked: the number of live arrays does not grow."""
+    with tiny_engine(sp_degree=2) as engine:
+        expected = generate(engine, PROMPTS[0], "non_si", max_new_tokens=3).tokens
+        generate(engine, PROMPTS[0], "dsi", max_new_tokens=3)
+        before = len(jax.live_arrays())
+        for _ in range(1000):
+            assert generate(engine, PROMPTS[0], "dsi", max_new_tokens=3).tokens == expected
+        assert len(jax.live_arrays()) <= before + 10
+        assert not any(engine._device._busy.values())
+
+
+def test_one_copy_of_the_weights_per_server():
+    """And none left over: what the weights were loaded from is gone once the engine stands."""
+
+    def copies():
+        gc.collect()
+        shape = (TARGET.width, TARGET.mlp_width)  # of `gate` and `up`, two in each layer
+        return collections.Counter(array.device for array in jax.live_arrays() if array.shape == shape)
+
+    before = copies()
+    with tiny_engine(sp_degree=3) as engine:
+        assert copies() - before == dict.fromkeys(jax.devices()[: len(engine.devices)], 2 * TARGET.layers)
+
+
+def test_fast_mode_says_so_and_stays_close():
+    """Windows of one token use a width-1 program: greedy tokens are the same here, the report names the mode."""
+    with tiny_engine(mode="fast") as engine:
+        runs = [generate(engine, PROMPTS[1], algorithm, max_new_tokens=30).run for algorithm in Algorithm]
+        assert {run.mode for run in runs} == {"fast"}
+        assert len({run.tokens for run in runs}) == 1
+
+
+def test_one_request_at_a_time(engine):
+    started, finish = threading.Event(), threading.Event()
+
+    def hold():
+        engine._lock.acquire()
+        started.set()
+        finish.wait(10)
+        engine._lock.release()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    started.wait(10)
+    with pytest.raises(RuntimeError, match="busy"):
+        generate(engine, PROMPTS[0], "dsi", max_new_tokens=2)
+    finish.set()
+    thread.join()
+    assert len(generate(engine, PROMPTS[0], "dsi", max_new_tokens=2).tokens) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": ()}, "the prompt is empty"),
+        ({"prompt": (64,)}, "token id 64 of the prompt lies outside the vocabulary 0..63"),
+        ({"prompt": "text"}, "no tokenizer"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
+        ({"algorithm": "dis"}, "algorithm='dis' is not known; choose one of non_si, si, dsi"),
+        ({"lookahead": 0}, "lookahead=0 must be at least 1"),
+        ({"stop": ["x"]}, "stop strings need a tokenizer"),
+    ],
+)
+def test_impossible_requests_are_refused(engine, options, message):
+    options = {"prompt": PROMPTS[0], "algorithm": "dsi", **options}
+    with pytest.raises(ValueError, match=message):
+        engine.generate([options.pop("prompt")], **options)
+
+
+def test_impossible_engines_are_refused():
+    with pytest.raises(ValueError, match="9 devices, but there are 8"):
+        tiny_engine(sp_degree=8)
+    other = ModelConfig(32, 16, 1, 2, 2, 8, 16, max_length=32, verify_width=4)
+    with pytest.raises(ValueError, match="share a vocabulary, but have 64 and 32"):
+        Engine(
+            target=(Transformer(TARGET), target_params()),
+            drafter=(Transformer(other), meta.unbox(init_params(other, jax.random.key(0)))),
+        )
+    with pytest.raises(ValueError, match="tp may be one of"):
+        tiny_engine(mesh=MeshConfig(target_tp=3))
