@@ -53,26 +53,44 @@ class Config:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read an experiment card, a Python file with `get_config() -> Config`, and apply `field=value` overrides.
+def load(path: str | Path, overrides: Sequence[str] = (), kind: type = object) -> Any:
+    """Read an experiment card, a Python file with `get_config()`, and apply `field=value` overrides.
+
+    Args:
+      path: the card.
+      overrides: see `override_field`.
+      kind: the dataclass that the card must hold; default any.
 
     Raises:
       FileNotFoundError: there is no such card.
-      ValueError: the file is no card, or an override names an unknown field or gives it an impossible value.
+      ValueError: the file is no card, fails, or holds another kind; or an override names an unknown field or gives
+        it an impossible value.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no config at {path}; the cards of this project are in configs/")
+    config = _run_card(path)
+    if not isinstance(config, kind):
+        found = type(config).__name__
+        raise ValueError(f"{path} is a card of {found}, where one of {kind.__name__} is needed; choose another card")
+    for override in overrides:
+        config = override_field(config, override)
+    return config
+
+
+def _run_card(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file; a config card ends in .py")
     card = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(card)
-    if not hasattr(card, "get_config"):
+    try:
+        spec.loader.exec_module(card)
+        get_config = getattr(card, "get_config", None)
+        config = get_config() if get_config else None
+    except Exception as error:  # whatever the file does wrong
+        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+    if get_config is None:
         raise ValueError(f"{path} is no experiment card: it defines no get_config()")
-    config = card.get_config()
-    for override in overrides:
-        config = override_field(config, override)
     return config
 
 
@@ -107,7 +125,7 @@ def _replace(config: Any, path: list[str], text: str, full_name: str) -> Any:
 def _parse(text: str, hint: Any, name: str) -> Any:
     """Read a value of the annotated type."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    for option in options:
+    for option in sorted(options, key=lambda option: option is not type(None)):  # "none" is no text where None fits
         try:
             return _parse_as(text, option)
         except (ValueError, SyntaxError, KeyError):

@@ -9,7 +9,6 @@ from absl import app, flags, logging
 from dsi_jax import Config
 from dsi_jax.placement.host import use_cpu_devices
 
-
 CPU_DEVICES = 8  # where there are no accelerators; XLA_FLAGS=--xla_force_host_platform_device_count=N overrides it
 
 

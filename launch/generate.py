@@ -40,7 +40,7 @@ _SET = flags.DEFINE_multi_string("set", [], "field=value, any field of the confi
 
 
 def main() -> None:
-    config = config_lib.load(_CONFIG.value, overrides())
+    config = config_lib.load(_CONFIG.value, overrides(), dsi_jax.Config)
     prompts = read_prompts(config)
     latencies = None
     if _BACKEND.value == "paced":
