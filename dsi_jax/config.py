@@ -128,7 +128,7 @@ def _parse(text: str, hint: Any, name: str) -> Any:
     for option in sorted(options, key=lambda option: option is not type(None)):  # "none" is no text where None fits
         try:
             return _parse_as(text, option)
-        except (ValueError, SyntaxError, KeyError):
+        except (ValueError, TypeError, SyntaxError, KeyError):
             continue
     wanted = " or ".join(_describe(option) for option in options)
     raise ValueError(f"{name}={text!r} is not possible; it must be {wanted}")
@@ -141,8 +141,8 @@ def _parse_as(text: str, option: Any) -> Any:
         raise ValueError(text)
     if typing.get_origin(option) is tuple:
         element = typing.get_args(option)[0]
-        values = ast.literal_eval(text) if text[:1] in ("(", "[") else (text,)
-        return tuple(element(value) for value in values)
+        values = ast.literal_eval(text) if text[:1] in ("(", "[") else text
+        return tuple(element(value) for value in (values if isinstance(values, tuple | list) else (values,)))
     if option is type(None):
         return {"none": None, "None": None}[text]
     if option is bool:
@@ -155,4 +155,7 @@ def _describe(option: Any) -> str:
         return " or ".join(map(str, typing.get_args(option)))
     if isinstance(option, type) and issubclass(option, str) and option is not str:
         return " or ".join(option)
+    if typing.get_origin(option) is tuple:
+        texts = typing.get_args(option)[0] is str
+        return "a text, or several as ('a', 'b')" if texts else "an integer, or several as (1, 2)"
     return {int: "an integer", float: "a number", bool: "true or false", type(None): "none"}.get(option, str(option))
