@@ -26,6 +26,7 @@ parity: $(VENV)/.parity
 
 benchmark: $(VENV)/.parity
 	$(BIN)/python launch/benchmark.py --out=out/benchmark
+	$(BIN)/python launch/benchmark_smollm2.py --out=out/benchmark
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,18 +1,16 @@
 """Measure what the README states, each ratio within one run on one machine.
 
-  make benchmark                                   (installs torch and Transformers for the baseline)
-  python launch/benchmark.py --parts=overhead,never_slower --out=out/benchmark
+  python launch/benchmark.py --out=out/benchmark
+  python launch/benchmark.py --parts=overhead,never_slower
 
 Parts:
   overhead      controller: paced wall time over the virtual-time ideal of the same run, host us per token
   never_slower  paced DSI with a useless drafter against non-SI
-  overlap       unpaced: wall time against the sum of busy times, for the embedded pair
-  fast          non-SI of SmolLM2-135M: our fast (width 1) and exact (width W) modes against Transformers in float32
+  overlap       unpaced: wall time against the sum of busy times, for the embedded pair, which fits in cache
 """
 
 import statistics
 
-import _benchmark_smollm2
 import _cli
 import _show
 from absl import flags
@@ -21,7 +19,7 @@ from dsi_jax import Config, DrafterConfig, Engine, Latencies, MeshConfig
 from dsi_jax.placement.host import use_cpu_devices
 from dsi_jax.telemetry import report
 
-_PARTS = flags.DEFINE_list("parts", ["overhead", "never_slower", "overlap", "fast"], "Which parts to run.")
+_PARTS = flags.DEFINE_list("parts", ["overhead", "never_slower", "overlap"], "Which parts to run.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each setting; medians are reported.", lower_bound=1)
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 100, "Tokens per run.", lower_bound=2)
 _OUT = flags.DEFINE_string("out", "out/benchmark", "Directory for benchmark.json.")
@@ -32,17 +30,13 @@ PROMPT = "import os\n\ndef main():\n"
 
 def main() -> None:
     out = _show.check_out(_OUT.value)
-    parts = {"overhead": overhead, "never_slower": never_slower, "overlap": overlap, "fast": _benchmark_smollm2.fast}
+    parts = {"overhead": overhead, "never_slower": never_slower, "overlap": overlap}
     if unknown := set(_PARTS.value) - set(parts):
         raise ValueError(f"--parts={','.join(sorted(unknown))} is not known; choose from {', '.join(parts)}")
-    if "fast" in _PARTS.value and len(_PARTS.value) > 1:
-        _benchmark_smollm2.run_apart(out)  # it wants all cores for one device, so it runs in a process of its own
-        _PARTS.value.remove("fast")
-    elif "fast" not in _PARTS.value:
-        use_cpu_devices(8)
+    use_cpu_devices(8)
     figures = {name: parts[name]() for name in _PARTS.value}
-    report.write_json(out / f"{'_'.join(_PARTS.value)}.json", {"environment": report.environment(), **figures}, indent=2)
-    print(f"wrote {'_'.join(_PARTS.value)}.json to {out}/")
+    report.write_json(out / "benchmark.json", {"environment": report.environment(), **figures}, indent=2)
+    print(f"wrote benchmark.json to {out}/")
 
 
 def overhead() -> list[dict]:

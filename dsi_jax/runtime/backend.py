@@ -97,7 +97,8 @@ class DeviceBackend:
     def _owing(self) -> str:
         return ", ".join(name for name, owed in self._busy.items() if owed)
 
-    def _give_up(self) -> Answer:
+    def give_up(self) -> Answer:
+        """Raise `TimeoutError`, and refuse to work with the hung servers again."""
         self._hung = self._owing()
         raise TimeoutError(
             f"no answer within {self._deadline_s:g} s; waiting for {self._hung}"

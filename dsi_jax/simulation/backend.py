@@ -109,7 +109,7 @@ class VirtualBackend:
                 self._dropped.remove(id(action))
                 continue
             self._now = end
-            return self._perform(action), span_of(action, start, end)
+            return self.perform(action), span_of(action, start, end)
         raise TimeoutError("no work is under way, so no event will ever come: the policy has stalled")
 
     def drain(self) -> tuple[Span, ...]:
@@ -121,7 +121,8 @@ class VirtualBackend:
         self._dropped.clear()
         return tuple(span for span in spans if span)
 
-    def _perform(self, action: Action) -> Event:
+    def perform(self, action: Action) -> Event:
+        """Compute what a server answers, at once."""
         match action:
             case Prefill(server=server, tokens=tokens):
                 self._servers[server] = _Server()

@@ -45,24 +45,24 @@ class Latencies:
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter={self.jitter} must lie in [0, 1)")
 
-    def duration(self, action: Action, index: int) -> float:
-        """Seconds that the `index`-th job of a server takes."""
+    def duration(self, action: Action) -> float:
+        """Seconds that a job takes; jitter depends on what is computed, not on when or after what."""
         match action:
             case Prefill():
                 return self.drafter_prefill_s if action.server == DRAFTER else self.target_prefill_s
             case Draft():
-                seconds = self.drafter_s * action.count
-            case Verify() | Digest():
-                seconds = self.target_s
-            case _:
-                return 0.0
-        if not self.jitter:
-            return seconds
-        server = int.from_bytes(action.server.encode()[-8:], "big")
-        return seconds * (1 + self.jitter * (2 * uniform(self.seed, server, index) - 1))
+                return self.drafter_s * action.count * self._factor(1, action.epoch, action.start + len(action.tokens))
+            case Verify():
+                return self.target_s * self._factor(2, action.epoch, action.window)
+            case Digest():
+                return self.target_s * self._factor(3, action.start, int(action.server.removeprefix("target_")))
+        return 0.0
+
+    def _factor(self, *keys: int) -> float:
+        return 1 + self.jitter * (2 * uniform(self.seed, *keys) - 1) if self.jitter else 1.0
 
 
-Duration = Callable[[Action, int], float]  # (action, how many jobs its server was given before) -> seconds
+Duration = Callable[[Action], float]  # seconds that a job takes
 
 
 class Timetable:
@@ -73,7 +73,6 @@ class Timetable:
 
     def __init__(self, duration: Duration):
         self._duration = duration
-        self._jobs: dict[str, int] = collections.Counter()
         self._free: dict[str, float] = collections.defaultdict(float)
         self._drafts: collections.deque[tuple[float, float, Draft]] = collections.deque()
 
@@ -81,8 +80,7 @@ class Timetable:
         """Book a job; returns its start and end in seconds."""
         server = action.server
         start = max(now, self._free[server])
-        end = start + self._duration(action, self._jobs[server])
-        self._jobs[server] += 1
+        end = start + self._duration(action)
         self._free[server] = end
         if isinstance(action, Draft):
             while self._drafts and self._drafts[0][0] <= now:

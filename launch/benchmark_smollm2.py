@@ -1,31 +1,39 @@
-"""SmolLM2-135M without speculation: our fast and exact modes against Transformers, in turns, on the same cores."""
+"""SmolLM2-135M without speculation: our fast and exact modes against Transformers, in turns, on the same cores.
+
+  make benchmark                                  (installs torch for CPU and Transformers)
+  python launch/benchmark_smollm2.py --out=out/benchmark
+
+fast runs one token at a time in a width-1 program; exact runs it in the program of width W that verifies drafts.
+Both and Transformers use float32 and all cores; medians over rounds, ratios round by round.
+"""
 
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
+
+import _cli
+import _show
+from absl import flags
 
 from dsi_jax import Config, DrafterConfig, Engine, ModelSource
 from dsi_jax.checkpoints.gguf import packaged_gguf
 from dsi_jax.placement.host import use_cpu_devices
+from dsi_jax.telemetry import report
 
 PROMPT = "Write a short story about a lighthouse keeper and a storm."
-TOKENS, ROUNDS = 48, 5
 
 
-def run_apart(out: Path) -> None:
-    """Run this part in a process of its own: the other parts keep each CPU device to one core."""
-    subprocess.run([sys.executable, "launch/benchmark.py", "--parts=fast", f"--out={out}"], check=True)
+_OUT = flags.DEFINE_string("out", "out/benchmark", "Directory for benchmark_smollm2.json.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of one run of each.", lower_bound=1)
+_TOKENS = flags.DEFINE_integer("max_new_tokens", 48, "Tokens per run.", lower_bound=2)
 
 
-def fast() -> dict:
-    """Tokens per second of non-SI, width 1 and width W, and of Transformers in float32; medians over rounds."""
+def main() -> None:
+    out = _show.check_out(_OUT.value)
     use_cpu_devices(1, one_core_each=False)
     theirs = _transformers()
     seconds: dict[str, list[float]] = {"fast": [], "exact": [], "transformers": []}
     engines = {mode: Engine(_config(mode)) for mode in ("fast", "exact")}
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS.value):
         for mode, engine in engines.items():
             run = engine.generate([PROMPT], algorithm="non_si")[0].run
             seconds[mode].append(run.tpot_s)
@@ -38,8 +46,11 @@ def fast() -> dict:
         "exact_over_transformers": _ratio(seconds["transformers"], seconds["exact"]),
         "price_of_exact": _ratio(seconds["exact"], seconds["fast"]),
     }
-    print("fast: ms per token", {name: round(value, 1) for name, value in ms.items()}, "ratios", ratios, flush=True)
-    return {"ms_per_token": ms, "ratios": ratios, "tokens": TOKENS, "rounds": ROUNDS}
+    figures = {"ms_per_token": ms, "ratios": ratios, "tokens": _TOKENS.value, "rounds": _ROUNDS.value}
+    print("ms per token", {name: round(value, 1) for name, value in ms.items()})
+    print("ratios", {name: round(value, 2) for name, value in ratios.items()})
+    report.write_json(out / "benchmark_smollm2.json", {"environment": report.environment(), **figures}, indent=2)
+    print(f"wrote benchmark_smollm2.json to {out}/")
 
 
 def _config(mode: str) -> Config:
@@ -49,7 +60,7 @@ def _config(mode: str) -> Config:
         mode=mode,
         chat=True,
         eos_ids=(),
-        max_new_tokens=TOKENS,
+        max_new_tokens=_TOKENS.value,
     )
 
 
@@ -73,10 +84,14 @@ def _transformers():
     generate(4)  # warm
 
     def seconds_per_token() -> float:
-        return (generate(TOKENS) - generate(1)) / (TOKENS - 1)
+        return (generate(_TOKENS.value) - generate(1)) / (_TOKENS.value - 1)
 
     return seconds_per_token
 
 
 def _ratio(numerator: list[float], denominator: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+
+
+if __name__ == "__main__":
+    _cli.run(main)
