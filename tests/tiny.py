@@ -141,6 +141,8 @@ def p_value(counts, probabilities) -> float:
     Outcomes expected fewer than five times are pooled, where the statistic is not yet chi-square distributed.
     """
     counts, expected = np.asarray(counts, float).ravel(), np.asarray(probabilities, float).ravel()
+    if not counts.any():
+        return 1.0
     expected = expected / expected.sum() * counts.sum()
     if counts[expected == 0].any():
         return 0.0
