@@ -120,6 +120,7 @@ def load_tokenizer_json(
 # ------------------------------------------------------------------------------------------- tokenizers in GGUF files
 
 _CONTROL, _USER_DEFINED = 3, 4  # token types
+_TEMPLATE_NAMES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -171,15 +172,17 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], file: str | os.PathLike[str
     if rule not in _SPLITS:
         raise ValueError(f"{file}: tokenizer.ggml.pre={rule!r} is not among {sorted(_SPLITS)}; {remedy}")
     tokens, split = metadata.get("tokenizer.ggml.tokens", ()), _SPLITS[rule]
-    ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "unknown", "padding")}
+    names = ("bos", "eos", "eot", "eom", "unknown", "padding")
+    found = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in names}
+    ids = {name: token for name, token in found.items() if token is not None}
     for name, token in ids.items():
-        if token is not None and not 0 <= token < len(tokens):
+        if not 0 <= token < len(tokens):
             raise ValueError(f"{file}: tokenizer.ggml.{name}_token_id={token} is outside the {len(tokens)} tokens")
     try:
         backend = _byte_level_bpe(metadata, split)
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"{file}: its tokenizer is damaged ({error}); {remedy}") from error
-    if metadata.get("tokenizer.ggml.add_bos_token", split.add_bos) and ids["bos"] is not None:
+    if metadata.get("tokenizer.ggml.add_bos_token", split.add_bos) and "bos" in ids:
         bos = tokens[ids["bos"]]
         backend.post_processor = processors.Sequence(
             [
@@ -187,13 +190,11 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], file: str | os.PathLike[str
                 processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, ids["bos"])]),
             ]
         )
-    ends = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
-    names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
     return TextTokenizer(
         backend,
-        eos_ids=frozenset(token for token in ends if token is not None),
+        eos_ids=frozenset(token for name, token in ids.items() if name in ("eos", "eot", "eom")),
         chat_template=metadata.get("tokenizer.chat_template"),
-        special_tokens={names[name]: tokens[token] for name, token in ids.items() if token is not None},
+        special_tokens={_TEMPLATE_NAMES[name]: tokens[token] for name, token in ids.items() if name in _TEMPLATE_NAMES},
     )
 
 

@@ -1,0 +1,239 @@
+import dataclasses
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import AddedToken, Tokenizer, models
+
+from dsi_jax.checkpoints.huggingface import FAMILIES, open_huggingface
+from dsi_jax.checkpoints.source import load_params, parameter_slots
+from dsi_jax.models.config import ModelConfig
+from dsi_jax.models.transformer import init_params
+
+TINY = ModelConfig(
+    vocab_size=40,
+    width=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    mlp_width=48,
+    norm_eps=1e-6,
+    tied_head=False,
+    max_length=64,
+    verify_width=8,
+    prefill_width=64,
+)
+FIELDS = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "hidden_act": "silu",
+    "max_position_embeddings": 64,
+    "eos_token_id": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def params():
+    boxed = init_params(TINY, jax.random.key(0))
+    return jax.tree.map(lambda box: np.asarray(box.unbox()), boxed, is_leaf=lambda node: hasattr(node, "unbox"))
+
+
+@pytest.fixture(scope="module")
+def tensors(params):
+    """The params under the names and in the shapes of a Hugging Face checkpoint."""
+    stored = {}
+    for slot in parameter_slots(TINY):
+        leaf = params
+        for name in slot.path:
+            leaf = leaf[name]
+        if slot.key.startswith(("attention/", "mlp/")):
+            leaf = leaf.reshape(slot.stored_shape[::-1]).T
+        name = FAMILIES["LlamaForCausalLM"].names[slot.key].format(layer=slot.layer)
+        stored[name] = np.ascontiguousarray(leaf)
+    return stored
+
+
+@pytest.fixture
+def directory(tmp_path, tensors):
+    save_file(tensors, tmp_path / "model.safetensors")
+    configure(tmp_path)
+    return tmp_path
+
+
+def configure(directory, remove=(), **changes):
+    fields = {key: value for key, value in (FIELDS | changes).items() if key not in remove}
+    (directory / "config.json").write_text(json.dumps(fields))
+    return directory
+
+
+def shard(directory, tensors):
+    """Write two shards with their index, the head in the second."""
+    parts = {"a.safetensors": {}, "b.safetensors": {}}
+    for name, tensor in tensors.items():
+        parts["b.safetensors" if name == "lm_head.weight" else "a.safetensors"][name] = tensor
+    for file, part in parts.items():
+        save_file(part, directory / file)
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    return configure(directory)
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def test_config_and_params(directory, params):
+    source = open_huggingface(directory)
+    assert source.config == TINY
+    (loaded,) = load_params(source, progress=False)
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_shards(tmp_path, tensors, params):
+    (loaded,) = load_params(open_huggingface(shard(tmp_path, tensors)), progress=False)
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_stored_half_precision_and_bfloat16_params(tmp_path, tensors, params):
+    save_file({name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}, tmp_path / "m")
+    (tmp_path / "m").rename(tmp_path / "model.safetensors")
+    (loaded,) = load_params(open_huggingface(configure(tmp_path), dtype="bfloat16"), progress=False)
+    np.testing.assert_array_equal(loaded["head"], params["head"].astype(ml_dtypes.bfloat16))
+    assert loaded["final_norm"]["scale"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"rope_theta": 7.0}, {"rope_theta": 7.0}),
+        ({"rope_parameters": {"rope_theta": 8.0, "rope_type": "default"}}, {"rope_theta": 8.0}),
+        ({"rms_norm_eps": 1e-5}, {"norm_eps": 1e-5}),
+        ({"max_position_embeddings": 9000}, {"max_length": 2048}),
+        ({"tie_word_embeddings": True}, {"tied_head": True}),  # a stored head is passed over, as Transformers does
+    ],
+)
+def test_fields_reach_the_config(directory, changes, expected):
+    config = open_huggingface(configure(directory, **changes)).config
+    assert config == dataclasses.replace(TINY, **expected)
+
+
+def test_mistral_within_its_window(directory):
+    mistral = {"architectures": ["MistralForCausalLM"], "max_position_embeddings": 9000}
+    assert open_huggingface(configure(directory, sliding_window=None, **mistral)).config.max_length == 2048
+    assert open_huggingface(configure(directory, sliding_window=2048, **mistral)).config.max_length == 2048
+    configure(directory, **mistral)  # the family's own default, 4096
+    assert open_huggingface(directory, max_length=4096).config.max_length == 4096
+    with pytest.raises(ValueError, match=r"sliding_window=4096 is not implemented beyond .* max_length=4096"):
+        open_huggingface(directory, max_length=4097)
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["GemmaForCausalLM"]}, "architectures=.*Gemma.* is not supported"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling=.* is not implemented"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling=.* is not implemented"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters=.* is not implemented"),
+        ({"attention_bias": True}, "attention_bias=True is not implemented"),
+        ({"mlp_bias": True}, "mlp_bias=True is not implemented"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not implemented"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not implemented"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config=.* is not implemented"),
+        ({"num_attention_heads": 5}, "heads=5 must be a multiple of kv_heads=2"),
+        ({"remove": ["hidden_size"]}, "field 'hidden_size' is missing"),
+        ({"num_hidden_layers": 1}, "9 tensors, among them .* are not known"),
+        ({"num_hidden_layers": 3}, "9 tensors, among them .* are missing"),
+    ],
+)
+def test_configs_we_cannot_follow(directory, changes, message):
+    with pytest.raises(ValueError, match=message):
+        open_huggingface(configure(directory, **changes))
+
+
+def test_a_tensor_of_another_shape(directory):
+    source = open_huggingface(configure(directory, intermediate_size=64))
+    with pytest.raises(ValueError, match=r"gate_proj.weight' has shape \[48, 32\] where .* \[64, 32\]"):
+        load_params(source, progress=False)
+
+
+def test_a_tensor_of_another_type(directory, tensors):
+    name = "model.norm.weight"
+    save_file(tensors | {name: np.ones(32, np.int8)}, directory / "model.safetensors")
+    with pytest.raises(ValueError, match=f"tensor '{name}' has type I8; convert"):
+        load_params(open_huggingface(directory), progress=False)
+
+
+def test_missing_files(tmp_path, tensors):
+    with pytest.raises(FileNotFoundError, match=r"config.json: no such file"):
+        open_huggingface(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"neither model.safetensors nor its index"):
+        open_huggingface(configure(tmp_path))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"only .bin weights, which run code when read; convert them to safetensors"):
+        open_huggingface(tmp_path)
+    shard(tmp_path, tensors)
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"b.safetensors: shard listed in .* is missing"):
+        open_huggingface(tmp_path)
+
+
+def test_damaged_files(directory):
+    whole = (directory / "model.safetensors").read_bytes()
+    for size in (0, 7, 100, len(whole) - 1):
+        (directory / "model.safetensors").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"model.safetensors: not a whole safetensors file .*; fetch it again"):
+            open_huggingface(directory)
+    for text in ("{", "[]"):
+        (directory / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"config.json: not a JSON object"):
+            open_huggingface(directory)
+
+
+def test_an_index_may_not_leave_the_directory(tmp_path, tensors):
+    shard(tmp_path, tensors)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../a.safetensors"}}))
+    with pytest.raises(ValueError, match="lies outside the directory"):
+        open_huggingface(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------------- tokenizer
+
+
+def save_tokenizer(directory):
+    backend = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "hi": 2, "[UNK]": 3}, unk_token="[UNK]"))
+    backend.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
+    backend.save(str(directory / "tokenizer.json"))
+
+
+def test_tokenizer_with_template_and_ends(directory):
+    save_tokenizer(directory)
+    source = open_huggingface(directory)
+    settings = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template": "{{ bos_token }}hi"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert source.tokenizer().eos_ids == {3}  # config.json
+    assert source.tokenizer().render_chat([]) == "<s>hi"
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 2]}))
+    assert source.tokenizer().eos_ids == {1, 2}
+    (directory / "chat_template.jinja").write_text("{{ eos_token }}")
+    assert source.tokenizer().render_chat([]) == "</s>"
+
+
+def test_tokenizer_with_named_templates_and_no_ids(directory):
+    save_tokenizer(directory)
+    source = open_huggingface(configure(directory, remove=["eos_token_id"]))
+    assert source.tokenizer().eos_ids == frozenset()
+    templates = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]
+    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "chat_template": templates}))
+    assert source.tokenizer().eos_ids == {1}
+    assert source.tokenizer().render_chat([]) == "y"
