@@ -1,4 +1,7 @@
-"""What the launchers share: a caller's mistake ends in one line and exit code 2, never in a traceback."""
+"""What the launchers share: devices, and one line instead of a traceback when something goes wrong.
+
+Exit codes: 2 a caller's mistake, 1 a server that failed or hung during a run, 130 an interrupt.
+"""
 
 import sys
 from collections.abc import Callable
@@ -7,21 +10,26 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from dsi_jax import Config
+from dsi_jax.control import loop
 from dsi_jax.placement.host import use_cpu_devices
 
 CPU_DEVICES = 8  # where there are no accelerators; XLA_FLAGS=--xla_force_host_platform_device_count=N overrides it
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parse the flags and call `main`; bad flags, `ValueError` and `OSError` print one line and exit with 2."""
+    """Parse the flags and call `main`."""
 
     def guarded(rest: list[str]) -> None:
         try:
             if rest[1:]:
                 raise ValueError(f"unexpected arguments {rest[1:]}; flags are written --name=value")
             main()
+        except (loop.WorkerError, TimeoutError) as error:  # before OSError, which a TimeoutError is
+            _stop(f"error: {error}", 1)
         except (ValueError, OSError) as error:
-            _refuse(error)
+            _stop(f"error: {error}", 2)
+        except KeyboardInterrupt:
+            _stop("interrupted; nothing was written", 130)
 
     app.run(guarded, flags_parser=_parse)
 
@@ -49,11 +57,11 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        _refuse(error)
+        _stop(f"error: {error}", 2)
     logging.set_verbosity(logging.WARNING)  # orbax reports every step of its work as INFO
     return rest
 
 
-def _refuse(error: Exception) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(2)
+def _stop(message: str, code: int) -> None:
+    print(" ".join(message.split()), file=sys.stderr)
+    sys.exit(code)

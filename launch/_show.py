@@ -36,7 +36,7 @@ def run_algorithms(
             detail = "" if algorithm == Algorithm.NON_SI else f", lookahead {plan.lookahead}"
             detail += f", SP {plan.sp_degree}" if algorithm == Algorithm.DSI else ""
             print(f"--- {NAMES[algorithm]} ({'paced' if latencies else 'unpaced'}{detail})", flush=True)
-            sys.stdout.write(prompt)
+            sys.stdout.write(prompt + ("\n" if engine.config.chat else ""))
             results += engine.generate([prompt], algorithm=algorithm, latencies=latencies, on_text=_write, **options)
             print("\n", flush=True)
     return results
@@ -45,6 +45,21 @@ def run_algorithms(
 def _write(piece: str) -> None:
     sys.stdout.write(piece)
     sys.stdout.flush()
+
+
+def fastest(results: Sequence[Result]) -> str:
+    """Say plainly which algorithm to use here, on each backend that was run."""
+    lines = []
+    for backend in dict.fromkeys(result.run.backend for result in results):
+        seconds: dict[str, float] = {}
+        for run in (result.run for result in results if result.run.backend == backend):
+            seconds[run.algorithm] = seconds.get(run.algorithm, 0.0) + run.wall_s
+        if len(seconds) > 1:
+            best, second = sorted(seconds, key=seconds.get)[:2]
+            names = {name: NAMES[Algorithm(name)] for name in (best, second)}
+            gain = seconds[second] / seconds[best]
+            lines.append(f"fastest, {backend}: {names[best]}, {gain:.2f}x the speed of {names[second]}")
+    return "\n".join(lines)
 
 
 def columns(engine: Engine, results: Sequence[Result], width: int = 36, rows: int = 14) -> str:

@@ -32,7 +32,8 @@ def main() -> None:
             results += runs
             if latencies:
                 print(_show.columns(engine, runs), end="\n\n")
-        print(report.table([result.run for result in results]), end="\n\n")
+        print(report.table([result.run for result in results]))
+        print(_show.fastest(results), end="\n\n")
         _show.save(out, engine, results)
 
 

@@ -51,6 +51,7 @@ def main() -> None:
     with dsi_jax.Engine(config, progress=True) as engine:
         results = _show.run_algorithms(engine, prompts, algorithms, latencies)
         print(report.table([result.run for result in results]))
+        print(_show.fastest(results))
         if out:
             _show.save(out, engine, results)
 

@@ -334,6 +334,11 @@ def _speedup(group: Sequence[Run], baseline: Sequence[Run]) -> float | None:
     return _rate(group) / _rate(baseline)
 
 
+def _device_count(run: Run) -> int:
+    """Count the devices a run used; a drafter on the host uses none."""
+    return sum(len([name for name in names if name != "host"]) for names in run.devices.values())
+
+
 def _median_ms(group: Sequence[Run], field: str) -> float | None:
     values = [getattr(run, field) for run in group if getattr(run, field) is not None]
     return 1e3 * statistics.median(values) if values else None
@@ -352,6 +357,7 @@ _Column = Callable[[Sequence[Run], Callable[[str], Sequence[Run]]], str]  # (a l
 _COLUMNS: tuple[tuple[str, _Column], ...] = (
     ("algorithm", lambda group, _: group[0].algorithm),
     ("backend", lambda group, _: group[0].backend),
+    ("devices", lambda group, _: str(max(_device_count(run) for run in group))),
     ("tokens/s", lambda group, _: _number(_rate(group), "{:.1f}")),
     ("TTFT ms", lambda group, _: _number(_median_ms(group, "ttft_s"), "{:.1f}")),
     ("TPOT ms", lambda group, _: _number(_median_ms(group, "tpot_s"), "{:.2f}")),
