@@ -18,6 +18,7 @@ from tests.tiny import FALSE_ALARM, assert_follows, joint_counts, p_value, refer
 V = 8
 K = 2  # drafts in a block; its third row is the bonus
 WINDOWS = 100_000
+QUICK = {"xla_backend_optimization_level": 1}  # the compiler takes longer than what it compiles here
 IMPOSSIBLE = -1e9  # a logit that leaves no probability
 
 
@@ -102,7 +103,7 @@ def make_block_runner(rule):
         verdict = rule(drafts, q, p_logits, positions, jnp.int32(0), knobs)
         return jnp.where(jnp.arange(K + 1) == verdict.row, verdict.token, drafts), verdict.row
 
-    return jax.jit(jax.vmap(block, in_axes=(0, *[None] * 5)))
+    return jax.jit(jax.vmap(block, in_axes=(0, *[None] * 5)), compiler_options=QUICK)
 
 
 careful = make_block_runner(verify_rejection)
@@ -220,7 +221,7 @@ def _settle_at(position, draft, q, p_logits, knobs):
     return settle_rejection(draft[None], q[None], p_logits[None], position[None], knobs)
 
 
-settle_everywhere = jax.jit(jax.vmap(_settle_at, in_axes=(0, 0, None, None, None)))
+settle_everywhere = jax.jit(jax.vmap(_settle_at, in_axes=(0, 0, None, None, None)), compiler_options=QUICK)
 
 
 def settle_many(drafts, q, p_logits, sampling):
@@ -270,7 +271,7 @@ def test_settling_one_draft_equals_the_target_in_distribution():
 def test_rejection_ignores_rows_that_only_catch_up_and_cuts_at_the_first_mismatch():
     sure = jnp.asarray(np.where(np.eye(V)[:T] > 0, 0, IMPOSSIBLE), jnp.float32)  # row j can only give token j
     positions, knobs = jnp.arange(T, dtype=jnp.int32), make_knobs(Sampling(1.0))
-    judge = jax.jit(verify_rejection)
+    judge = jax.jit(verify_rejection, compiler_options=QUICK)
     for first in range(T):
         for wrong in range(first, T):
             drafts = np.where(np.arange(T) < first, V - 1, np.arange(T))  # rubbish before `first`
@@ -282,7 +283,7 @@ def test_rejection_ignores_rows_that_only_catch_up_and_cuts_at_the_first_mismatc
     assert int(judge(drafts, jax.nn.one_hot(drafts, V), sure, positions, jnp.int32(0), knobs).row) == T
 
 
-@functools.partial(jax.jit, static_argnames="rounds")
+@functools.partial(jax.jit, static_argnames="rounds", compiler_options=QUICK)
 @functools.partial(jax.vmap, in_axes=(0, None, None, None, None))
 def speculate(base, p_table, q_table, knobs, rounds):
     """Decode a Markov chain behind a token 0 by blocks of K drafts from another chain, a block a round."""
