@@ -20,6 +20,7 @@ from dsi_jax.base import (
     Prefill,
     Prefilled,
     Request,
+    Sampling,
     Settle,
     Settled,
     Verification,
@@ -27,6 +28,7 @@ from dsi_jax.base import (
     Verify,
 )
 from dsi_jax.decoding.drafting import Drafter, Proposal
+from dsi_jax.decoding.sampling import Knobs
 from dsi_jax.models.kv_cache import KVCache
 from dsi_jax.runtime import transfer
 from dsi_jax.runtime.programs import Model, draft_programs, pack_feed, target_programs
@@ -59,7 +61,8 @@ class TargetServer:
         self._programs = target_programs(model, verification, fast)
         self._cache = model.empty_cache()
         self._prompt: tuple[int, ...] | None = None
-        self._knobs = None
+        self._sampling: Sampling | None = None
+        self._knobs: Knobs | None = None
         self._judges_probs = verification == Verification.REJECTION and not certain_drafts
         if self._judges_probs:
             self._stack = jax.jit(jnp.stack, out_shardings=model.replicated)
@@ -78,8 +81,10 @@ class TargetServer:
         raise ValueError(f"a target server cannot perform {type(action).__name__}")
 
     def _prefill(self, action: Prefill) -> Finish:
-        self._knobs = self._model.knobs(action.request.sampling)
+        if self._sampling != action.request.sampling:
+            self._sampling, self._knobs = action.request.sampling, self._model.knobs(action.request.sampling)
         if not (action.request.reuse_prompt and self._prompt == action.tokens):
+            self._prompt = None  # until the slots are really there
             self._read_prompt(action.tokens)
             self._prompt = action.tokens
         length = self._cache.length
@@ -173,16 +178,26 @@ class DraftServer:
     def launch(self, action: Action) -> Finish:
         match action:
             case Prefill():
-                self._state = self._drafter.init(action.request, self._state)
-                return lambda: (jax.block_until_ready(self._state), Prefilled(action.server))[1]
+                return self._prefill(action)
             case Draft():
                 return self._draft(action)
         raise ValueError(f"a drafter cannot perform {type(action).__name__}")
 
+    def _prefill(self, action: Prefill) -> Finish:
+        old, self._state = self._state, None  # a failure may leave donated, so unusable, buffers behind
+        self._state = self._drafter.init(action.request, old)
+
+        def finish() -> Prefilled:
+            jax.block_until_ready(self._state)
+            return Prefilled(action.server)
+
+        return finish
+
     def _draft(self, action: Draft) -> Finish:
+        state, self._state = self._state, None
         if action.tokens:
-            self._state = self._drafter.extend(self._state, action.start, action.tokens)
-        self._state, proposal = self._drafter.propose(self._state, action.count)
+            state = self._drafter.extend(state, action.start, action.tokens)
+        self._state, proposal = self._drafter.propose(state, action.count)
         position = action.start + len(action.tokens)
 
         def finish() -> Drafted:
@@ -193,7 +208,8 @@ class DraftServer:
 
 class _ModelDrafterState(NamedTuple):
     cache: KVCache
-    knobs: Any
+    sampling: Sampling
+    knobs: Knobs
     prompt: tuple[int, ...]
     start: int  # where `pending` begins
     pending: tuple[int, ...]  # known tokens to feed before the next proposal
@@ -216,10 +232,11 @@ def model_drafter(model: Model, verification: Verification) -> Drafter:
 
     def init(request: Request, old: _ModelDrafterState | None) -> _ModelDrafterState:
         cache = old.cache if old else model.empty_cache()
-        knobs, prompt = model.knobs(request.sampling), request.prompt[:-1]
+        prompt, sampling = request.prompt[:-1], request.sampling
+        knobs = old.knobs if old and old.sampling == sampling else model.knobs(sampling)
         if prompt and not (request.reuse_prompt and old and old.prompt == prompt):
             cache, _, _ = feed(cache, 0, prompt, knobs)
-        return _ModelDrafterState(cache, knobs, prompt, len(prompt), (), None)
+        return _ModelDrafterState(cache, sampling, knobs, prompt, len(prompt), (), None)
 
     def extend(state: _ModelDrafterState, start: int, tokens: tuple[int, ...]) -> _ModelDrafterState:
         return state._replace(start=start, pending=tokens, last=None)

@@ -47,6 +47,14 @@ class TrainConfig:
             raise ValueError(f"learning_rate={self.learning_rate} must be positive")
 
 
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a training card gives: a model and how it is trained."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+
 @struct.dataclass
 class TrainState:
     """Everything a run carries from step to step."""
