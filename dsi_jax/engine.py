@@ -1,6 +1,7 @@
 """The engine: models on submeshes behind workers, and `generate` / `stream` on top of the one event loop."""
 
 import dataclasses
+import numbers
 import queue
 import threading
 import weakref
@@ -130,7 +131,7 @@ class Engine:
           ValueError: an impossible request, with the value and the remedy.
           loop.WorkerError: a server failed; its exception is the cause.
         """
-        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+        if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], numbers.Integral)):
             prompts = [prompts]
         algorithm = _algorithm(algorithm)
         results = []

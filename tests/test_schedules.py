@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsi_jax.base import Algorithm, Plan, Request, Verification
+from dsi_jax.base import Algorithm, Plan, Request, Verification, Verify
 from dsi_jax.control import loop, policy
 from dsi_jax.simulation.backend import HashOracle, VirtualBackend
 from dsi_jax.simulation.latency import Latencies, mix, uniform
@@ -192,17 +192,36 @@ def test_outcomes_do_not_depend_on_the_schedule():
     assert first == second
 
 
-def test_replicas_stay_within_one_window_of_the_settled_tokens():
-    """Idle replicas digest, so that a server which is rarely needed does not start with a long catch-up."""
-    plan = Plan(Algorithm.DSI, lookahead=4, sp_degree=6, digest_lag=8)
-    fed = {}
+def longest_feeds(plan, oracle, latencies, count):
+    """Run DSI; returns the most tokens that any one verification carried, server by server."""
+    fed = dict.fromkeys(policy.servers(plan)[1:], 0)
 
     class Watching(VirtualBackend):
         def submit(self, action):
-            if hasattr(action, "tokens") and not hasattr(action, "request") and action.server != "drafter":
-                fed[action.server] = max(fed.get(action.server, 0), len(action.tokens))
+            if isinstance(action, Verify):
+                fed[action.server] = max(fed[action.server], len(action.tokens))
             super().submit(action)
 
-    loop.run(plan, Request((1,), 400), Watching(HashOracle(0.9), Latencies(20.0, 4.0, jitter=0.3).duration))
-    assert len(fed) == 6
+    trace = loop.run(plan, Request((1,), count), Watching(oracle, latencies.duration))
+    return fed, trace
+
+
+def test_spare_replicas_digest():
+    """A server that is rarely needed does not start with a long catch-up; the busy ones are not disturbed."""
+    plan = Plan(Algorithm.DSI, lookahead=4, sp_degree=6, digest_lag=8)
+    fed, trace = longest_feeds(plan, HashOracle(0.9), Latencies(20.0, 4.0, jitter=0.3), 400)
     assert max(fed.values()) <= 2 * plan.digest_lag + 6 * plan.lookahead
+    idle_costs_nothing = dataclasses.replace(plan, digest_lag=10**6)
+    _, without = longest_feeds(idle_costs_nothing, HashOracle(0.9), Latencies(20.0, 4.0, jitter=0.3), 400)
+    assert trace.wall_s <= without.wall_s * 1.01
+
+
+def test_a_replica_nobody_asked_for_digests_too():
+    """A drafter that is mostly silent needs one server; the other one still keeps up, for when drafts come."""
+    plan = Plan(Algorithm.DSI, lookahead=4, sp_degree=2, digest_lag=8, draft_burst=4)
+    oracle = SilentOracle(0.9, silence=0.97)
+    fed, trace = longest_feeds(plan, oracle, Latencies(20.0, 0.1), 400)
+    assert max(fed.values()) <= 2 * plan.digest_lag
+    assert any(span.kind == "digest" for span in trace.spans)
+    without, _ = longest_feeds(dataclasses.replace(plan, digest_lag=10**6), oracle, Latencies(20.0, 0.1), 400)
+    assert max(without.values()) > 12 * plan.digest_lag

@@ -39,7 +39,9 @@ class State:
     fed: int  # end of the last window handed to a target server in this epoch
     idle: collections.deque[str]  # target servers without work, the longest idle first
     cached: dict[str, tuple[int, int]]  # server -> (tokens in its cache, epoch in which that was so)
+    turns: dict[str, int]  # server -> how many windows had been handed out when it got its last one
     arrived: dict[int, Verified]  # windows of this epoch whose predecessor has not been settled yet
+    windows: int = 0  # handed out so far
     settling: bool = False  # a Settle is under way for the next position
     drafter_ready: bool = False
     asked: collections.deque[int] = dataclasses.field(default_factory=collections.deque)  # of Drafts under way
@@ -63,7 +65,7 @@ class State:
 
 def new_state(plan: Plan, request: Request, stop: StopRule | None = None) -> State:
     ledger = Ledger(request, stop)
-    return State(plan, ledger, fed=ledger.settled - 1, idle=collections.deque(), cached={}, arrived={})
+    return State(plan, ledger, fed=ledger.settled - 1, idle=collections.deque(), cached={}, turns={}, arrived={})
 
 
 # ------------------------------------------------------------------------------------------------------- observing
@@ -178,16 +180,23 @@ def verify(state: State) -> Verify:
     start = min(ledger.unchanged(*state.cached[server]), window)
     end = state.fed = len(ledger.tokens)
     state.cached[server] = (end, ledger.epoch)
+    state.turns[server] = state.windows = state.windows + 1
     evidence = ledger.evidence(window + 1, end) if end > ledger.settled else ()
     return Verify(server, ledger.epoch, start, window, tuple(ledger.tokens[start:end]), evidence)
 
 
 def lagging(state: State) -> bool:
-    """Whether the longest idle replica has much to catch up on, while another one stands ready."""
-    if len(state.idle) < 2:
+    """Whether the longest idle replica has much to catch up on and can spare the time.
+
+    It can if another one stands ready, or if the others have long got by without it. A replica that merely waits for
+    its turn is left alone, or it would be busy when that comes.
+    """
+    if not state.idle:
         return False
     ledger, server = state.ledger, state.idle[0]
-    return min(ledger.settled, state.fed) - ledger.unchanged(*state.cached[server]) >= state.plan.digest_lag
+    lag = min(ledger.settled, state.fed) - ledger.unchanged(*state.cached[server])
+    spare = len(state.idle) > 1 or state.windows - state.turns.get(server, 0) > 2 * state.plan.sp_degree
+    return spare and lag >= state.plan.digest_lag
 
 
 def digest(state: State) -> Digest:
