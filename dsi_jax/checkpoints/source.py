@@ -145,7 +145,9 @@ def load_params(source: Source, shardings: Sequence[Shardings] = (None,), progre
     replicas: list[dict[str, Any]] = [{} for _ in shardings]
     total = len(parameter_slots(source.config))
     for path, leaf in tqdm(source.tensors(), "loading weights", total, unit="tensor", disable=not progress):
-        placed = [jax.device_put(leaf, _sharding_at(tree, path)) for tree in shardings]
+        # Without `may_alias=False` the CPU backend shares host memory that happens to be aligned, so that replicas would
+        # own some weights together and others apart, by chance.
+        placed = [jax.device_put(leaf, _sharding_at(tree, path), may_alias=False) for tree in shardings]
         jax.block_until_ready(placed)  # or the host would run ahead and hold many tensors at once
         for params, array in zip(replicas, placed, strict=True):
             _insert(params, path, array)
