@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -60,12 +61,12 @@ def modules_below(*folders: str) -> dict[str, str]:
 
 
 def notebook_modules() -> dict[str, str]:
-    """The code of each notebook as one module."""
+    """The code of each notebook as one module, without the lines that are IPython's own."""
     found = {}
     for path in sorted((ROOT / "colab").glob("*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        lines = [line for cell in cells if cell["cell_type"] == "code" for line in ["\n", *cell["source"]]]
-        found[f"colab.{path.stem}"] = "".join("#" + line if line.startswith(("%", "!")) else line for line in lines)
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        found[f"colab.{path.stem}"] = re.sub(r"^(\s*)[%!].*$", r"\1pass", code, flags=re.MULTILINE)
     return found
 
 
