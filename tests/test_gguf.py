@@ -252,7 +252,7 @@ def test_replicas_on_disjoint_submeshes(file, params):
 
 def test_no_two_replicas_share_memory(tmp_path):
     config = dataclasses.replace(TINY, vocab_size=20_000)  # large allocations are often aligned, and then aliased
-    path = write(tmp_path / "f.gguf", stored_tensors(random_params(config), config))
+    path = write(tmp_path / "f.gguf", stored_tensors(random_params(config), config), config)
     replicas = load_params(open_gguf(path), [None] * 8, progress=False)
     leaves = [leaf for tree in replicas for leaf in jax.tree.leaves(tree)]
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)

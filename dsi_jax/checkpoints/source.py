@@ -145,12 +145,12 @@ def load_params(source: Source, shardings: Sequence[Shardings] = (None,), progre
     replicas: list[dict[str, Any]] = [{} for _ in shardings]
     total = len(parameter_slots(source.config))
     for path, leaf in tqdm(source.tensors(), "loading weights", total, unit="tensor", disable=not progress):
-        # Without `may_alias=False` the CPU backend shares host memory that happens to be aligned, so that replicas would
-        # own some weights together and others apart, by chance.
-        placed = [jax.device_put(leaf, _sharding_at(tree, path), may_alias=False) for tree in shardings]
-        jax.block_until_ready(placed)  # or the host would run ahead and hold many tensors at once
-        for params, array in zip(replicas, placed, strict=True):
-            _insert(params, path, array)
+        for params, tree in zip(replicas, shardings, strict=True):
+            # The CPU backend takes over host memory that happens to be aligned (`may_alias=False` does not stop it);
+            # with a copy for each, no two replicas own the same buffer.
+            placed = jax.device_put(leaf.copy(), _sharding_at(tree, path))
+            jax.block_until_ready(placed)  # or the host would run ahead and hold many tensors at once
+            _insert(params, path, placed)
     return replicas
 
 
