@@ -1,3 +1,5 @@
+"""GGUF files: weights and config come back exactly, and damage or what we cannot follow is one clear line."""
+
 import dataclasses
 
 import gguf

@@ -1,3 +1,5 @@
+"""Hugging Face directories: config, weights and tokenizer, and what is refused."""
+
 import dataclasses
 import json
 

@@ -1,3 +1,5 @@
+"""Tokenizers: recorded ids, chat templates, streamed pieces, and stop strings."""
+
 import json
 from pathlib import Path
 
