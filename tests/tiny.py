@@ -27,14 +27,16 @@ CONFIG = ModelConfig(
 
 @functools.cache
 def params_of(config: ModelConfig = CONFIG, seed: int = 0):
-    """Random weights, norm scales too, so that a forgotten scale shows."""
-    params = meta.unbox(init_params(config, jax.random.key(seed)))
+    """Random weights made without a compiler, norm scales too, so that a forgotten scale shows."""
+    described = meta.unbox(jax.eval_shape(functools.partial(init_params, config), jax.random.key(0)))
     noise = np.random.default_rng(seed)
 
-    def shake(path, leaf):
-        return leaf * noise.uniform(0.5, 1.5, leaf.shape).astype(np.float32) if path[-1].key == "scale" else leaf
+    def make(path, leaf):
+        is_scale = path[-1].key == "scale"
+        values = noise.uniform(0.5, 1.5, leaf.shape) if is_scale else 0.2 * noise.standard_normal(leaf.shape)
+        return jnp.asarray(values, leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(shake, params)
+    return jax.tree_util.tree_map_with_path(make, described)
 
 
 def placed(config: ModelConfig = CONFIG, seed: int = 0, tp: int = 1, first_device: int = 0) -> Model:
