@@ -32,14 +32,15 @@ def param_shardings(logical: object, mesh: Mesh, sizes: dict[str, int]):
 
 
 def rules_for(mesh: Mesh, sizes: dict[str, int]) -> tuple[tuple[str, str | None], ...]:
-    """The table for one submesh: kv heads fewer than devices are replicated, anything else must divide."""
+    """The table for one submesh: kv heads that do not divide over it are replicated, anything else must divide."""
     ways = mesh.shape["tensor"]
+    must_divide = [size for logical, size in sizes.items() if logical != "kv_heads"]
     resolved = []
     for logical, physical in RULES:
         size = sizes.get(logical)
         if physical == "tensor" and size is not None and size % ways:
             if logical != "kv_heads":
-                fitting = [n for n in range(1, size + 1) if size % n == 0 and n <= 16]
+                fitting = [n for n in range(1, 17) if not any(size % n for size in must_divide)]
                 raise ValueError(f"tp={ways} does not divide the model's {size} {logical}; tp may be one of {fitting}")
             physical = None
         resolved.append((logical, physical))
