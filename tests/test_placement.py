@@ -1,0 +1,158 @@
+"""Submeshes are disjoint, weights are really split, and how many ways they are split does not show in the output."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from dsi_jax.base import Prefill, Request, Verification, Verify
+from dsi_jax.models.transformer import Transformer
+from dsi_jax.placement.mesh import MeshConfig, carve
+from dsi_jax.placement.rules import rules_for
+from dsi_jax.runtime.programs import param_shardings
+from dsi_jax.runtime.servers import TargetServer
+from tests.tiny import CONFIG, full_logits, params_of, placed
+
+TOKENS = np.random.default_rng(5).integers(0, CONFIG.vocab_size, 30).astype(np.int32)
+
+
+# ------------------------------------------------------------------------------------------------------- submeshes
+
+
+@pytest.mark.parametrize(
+    ("config", "sizes"),
+    [
+        (MeshConfig(), {"drafter": 1, "target_0": 1}),
+        (MeshConfig(sp_degree=7), {"drafter": 1} | {f"target_{i}": 1 for i in range(7)}),
+        (
+            MeshConfig(sp_degree=3, target_tp=2, drafter_tp=2),
+            {"drafter": 2, "target_0": 2, "target_1": 2, "target_2": 2},
+        ),
+        (MeshConfig(sp_degree=2, target_tp=4, drafter_tp=0), {"target_0": 4, "target_1": 4}),
+    ],
+)
+def test_carve_names_disjoint_submeshes_of_consecutive_devices(config, sizes):
+    meshes = carve(config)
+    assert {name: mesh.size for name, mesh in meshes.items()} == sizes
+    assert list(meshes) == list(sizes)
+    assert all(mesh.shape == {"data": 1, "tensor": mesh.size} for mesh in meshes.values())
+    used = [device for mesh in meshes.values() for device in mesh.devices.flat]
+    assert used == jax.devices()[: config.devices]
+
+
+def test_carve_takes_the_devices_it_is_given():
+    devices = jax.devices()[::-1][:3]
+    meshes = carve(MeshConfig(sp_degree=2), devices)
+    assert [mesh.devices.item() for mesh in meshes.values()] == devices
+
+
+def test_carve_refuses_more_than_there_is_with_the_arithmetic():
+    with pytest.raises(ValueError, match=r"sp_degree=4 targets x target_tp=2 \+ drafter_tp=1 = 9 .* there are 8"):
+        carve(MeshConfig(sp_degree=4, target_tp=2))
+    with pytest.raises(ValueError, match="= 2 devices, but there are 1"):
+        carve(MeshConfig(), jax.devices()[:1])
+
+
+@pytest.mark.parametrize("bad", [{"sp_degree": 0}, {"target_tp": 0}, {"drafter_tp": -1}])
+def test_impossible_meshes_are_refused_with_the_value(bad):
+    ((name, value),) = bad.items()
+    with pytest.raises(ValueError, match=f"{name}={value} must be at least"):
+        MeshConfig(**bad)
+
+
+# ------------------------------------------------------------------------------------------------------ axis table
+
+
+def shapes_on_each_device(model):
+    """Leaf -> the one shape all of its shards have."""
+    shapes = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+        assert leaf.sharding.device_set == set(model.mesh.devices.flat)
+        (shapes[jax.tree_util.keystr(path, simple=True, separator="/")],) = {
+            s.data.shape for s in leaf.addressable_shards
+        }
+    return shapes
+
+
+def test_weights_and_cache_are_really_split():
+    shapes = shapes_on_each_device(placed(tp=2, first_device=2))
+    assert shapes["embedding"] == (32, 32)
+    assert shapes["block_1/attention/q"] == (32, 2, 8)
+    assert shapes["block_1/attention/k"] == shapes["block_1/attention/v"] == (32, 1, 8)
+    assert shapes["block_1/attention/o"] == (2, 8, 32)
+    assert shapes["block_1/mlp/gate"] == shapes["block_1/mlp/up"] == (32, 24)
+    assert shapes["block_1/mlp/down"] == (24, 32)
+    assert shapes["block_1/mlp_norm/scale"] == shapes["final_norm/scale"] == (32,)
+    cache = placed(tp=2).empty_cache()
+    assert {s.data.shape for slots in (*cache.keys, *cache.values) for s in slots.addressable_shards} == {(1, 72, 1, 8)}
+
+
+def test_kv_heads_fewer_than_devices_are_replicated():
+    model = placed(tp=4)
+    shapes = shapes_on_each_device(model)
+    assert shapes["block_0/attention/k"] == shapes["block_0/attention/v"] == (32, 2, 8)
+    assert shapes["block_0/attention/q"] == (32, 1, 8)
+    assert shapes["embedding"] == (16, 32)
+    assert {s.data.shape for s in model.empty_cache().keys[0].addressable_shards} == {(1, 72, 2, 8)}
+
+
+def test_every_server_has_one_copy_of_the_weights_on_its_own_devices():
+    """What splits is held once per server; only norm scales (and kv heads that do not split) stand on every device."""
+    servers = [placed(tp=2, first_device=first) for first in (0, 2, 6)]
+    for one, two in itertools.combinations(servers, 2):
+        assert set(one.mesh.devices.flat).isdisjoint(two.mesh.devices.flat)
+    norms = sum(leaf.size for leaf in jax.tree.leaves(params_of()) if leaf.ndim == 1)
+    for model in servers:
+        held = sum(shard.data.size for leaf in jax.tree.leaves(model.params) for shard in leaf.addressable_shards)
+        assert held == CONFIG.parameter_count + norms
+
+
+@pytest.mark.parametrize("changes", [{}, {"heads": 8, "kv_heads": 1, "tied_head": False}, {"heads": 12, "kv_heads": 3}])
+def test_logits_do_not_depend_on_the_number_of_ways(changes):
+    """Splitting heads, kv heads, hidden units and the vocabulary changes rounding alone."""
+    config = dataclasses.replace(CONFIG, **changes)
+    expected = full_logits(config, placed(config).params, TOKENS)
+    for tp in (2, 4):
+        np.testing.assert_allclose(full_logits(config, placed(config, tp=tp).params, TOKENS), expected, atol=1e-4)
+
+
+def test_greedy_tokens_do_not_depend_on_the_number_of_ways():
+    generated = {}
+    for tp, first in ((1, 7), (2, 2), (4, 4)):
+        server = TargetServer(placed(tp=tp, first_device=first), Verification.COUPLED)
+        tokens = tuple(TOKENS[:11].tolist())
+        server.launch(Prefill("target_0", Request(tokens, 20), tokens[:-1]))()
+        while len(tokens) < 31:
+            at = len(tokens) - 1
+            tokens += (server.launch(Verify("target_0", 0, at, at, tokens[at:]))().token,)
+        generated[tp] = tokens
+    expected = list(TOKENS[:11])
+    for _ in range(20):
+        expected.append(int(full_logits(CONFIG, params_of(), expected)[-1].argmax()))
+    assert set(generated.values()) == {tuple(expected)}
+    assert len(set(expected[11:])) > 4
+
+
+def test_an_axis_that_does_not_divide_is_refused_with_sizes_that_work():
+    config = dataclasses.replace(CONFIG, heads=6, mlp_width=36, vocab_size=60)
+    mesh = carve(MeshConfig(target_tp=4, drafter_tp=0))["target_0"]
+    with pytest.raises(ValueError, match=r"tp=4 does not divide the model's 6 heads; tp may be one of \[1, 2, 3, 6\]"):
+        param_shardings(Transformer(config), mesh)
+    for tp in (1, 2, 3, 6):
+        param_shardings(Transformer(config), carve(MeshConfig(target_tp=tp, drafter_tp=0))["target_0"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"heads": 6, "mlp": 48, "vocab": 64}, r"6 heads; tp may be one of \[1, 2\]"),  # 3 and 6 would not split 64
+        ({"heads": 8, "mlp": 42, "vocab": 64}, r"42 mlp; tp may be one of \[1, 2\]"),
+        ({"heads": 8, "mlp": 48, "vocab": 63}, r"63 vocab; tp may be one of \[1\]"),
+    ],
+)
+def test_sizes_that_are_offered_suit_every_axis(sizes, message):
+    mesh = carve(MeshConfig(target_tp=4, drafter_tp=0))["target_0"]
+    with pytest.raises(ValueError, match=message):
+        rules_for(mesh, sizes)
