@@ -2,7 +2,9 @@
 
   python launch/train.py --role=drafter --target=out/target/model --out=out/drafter
 
-Expected: PLACEHOLDER
+Expected: KL near 0.3 nats/token, greedy agreement with the target near 0.66 on held-out text and 0.80 along the
+target's own continuations (the shipped one, of 2800 steps; see dsi_jax/embedded).
+Cost: 12 minutes on 2 free cores, at 3.9 steps/s.
 """
 
 from dsi_jax.models.config import ModelConfig
@@ -12,5 +14,5 @@ from dsi_jax.training.train import Experiment, TrainConfig
 def get_config() -> Experiment:
     return Experiment(
         model=ModelConfig(vocab_size=512, width=96, layers=2, heads=4, kv_heads=4, head_dim=16, mlp_width=256),
-        train=TrainConfig(steps=4000, batch=4, length=256, learning_rate=5e-3),
+        train=TrainConfig(steps=2800, batch=4, length=256, learning_rate=5e-3),
     )

@@ -1,4 +1,25 @@
-"""The embedded pair of models: placeholders with random weights until the trained ones are committed."""
+"""The embedded pair: a target and a drafter that have learned the sources of Python's standard library.
+
+Both are decoders over one byte-level vocabulary of 512 tokens, stored as bfloat16 and run in float32. The target has
+2,533,824 parameters, the drafter 246,240 (10.3 times fewer), distilled from the target's distributions. They were
+trained on the library of CPython 3.11.7, on windows of 256 tokens; text of their own much beyond that is poor.
+
+How they were made, on about one shared CPU core, in 51 + 23 minutes. Runs were stopped and resumed with a shorter
+schedule, so a single run of the cards configs/train_target.py and configs/train_drafter.py gives other weights:
+
+  python launch/train.py --role=target --out=out/target --steps=8000            stopped after 2000
+  python launch/train.py --role=target --out=out/target --steps=5000 --resume   stopped after 3250; copied: out/early
+  python launch/train.py --role=target --out=out/target --steps=4500 --resume   stopped after 4000: the target
+  python launch/train.py --role=drafter --target=out/early/model --out=out/drafter --steps=5000   stopped after 1600
+  python launch/train.py --role=drafter --target=out/target/model --out=out/drafter --steps=2800 --resume
+
+Measured by `python launch/measure_agreement.py` on the 23 held-out files of that library, both models restored from
+their bfloat16 files:
+
+  held-out loss                      target 2.5052, drafter 2.7208 nats per token
+  greedy agreement on the text       0.6601 over 194,560 positions, windows of 256 tokens
+  greedy agreement on continuations  0.7961 over 8,192 positions: 64 prompts of 64 tokens, 128 greedy tokens each
+"""
 
 from pathlib import Path
 
