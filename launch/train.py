@@ -34,7 +34,7 @@ def main() -> None:
         raise ValueError("--target names what a drafter is distilled from: give it with --role=drafter, and only then")
     card = _CONFIG.value or Path(__file__).parent.parent / "configs" / f"train_{_ROLE.value}.py"
     steps = [] if _STEPS.value is None else [f"train.steps={_STEPS.value}"]
-    experiment = config_lib.load(card, [*_SET.value, *steps])
+    experiment = config_lib.load(card, [*_SET.value, *steps], train.Experiment)
     model, config = experiment.model, experiment.train
     texts, held_out = data.split_texts()
     if _TARGET.value is None:

@@ -308,3 +308,12 @@ def test_an_output_directory_below_a_file_is_refused_before_any_work(models):
     assert run.returncode == 2
     assert run.stderr.startswith("error: --out=") and run.stderr.endswith("choose another directory\n")
     assert run.stderr.count("\n") == 1 and run.stdout == ""
+
+
+def test_training_refuses_a_card_of_another_kind(tmp_path):
+    run = python("launch/train.py", "--role=target", "--config=configs/demo.py", f"--out={tmp_path / 'run'}")
+    assert run.returncode == 2
+    assert (
+        run.stderr == "error: configs/demo.py is a card of Config, where one of Experiment is needed; "
+        "choose another card\n"
+    )
