@@ -22,7 +22,7 @@ CONFIG = ModelConfig(
 
 @pytest.fixture(scope="module")
 def params():
-    return init_params(CONFIG, jax.random.key(0))
+    return jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Model directories of this project: `config.json`, `params/` (orbax), and sometimes `tokenizer.json`."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
@@ -139,8 +140,7 @@ def _check_digests(directory: Path) -> None:
 
 def _abstract_params(config: ModelConfig, shardings: Any = None) -> Any:
     """Describe the params: `jax.ShapeDtypeStruct` leaves with their shardings."""
-    wide = dataclasses.replace(config, dtype="float32")  # random weights are drawn in float32
-    shapes = meta.unbox(jax.eval_shape(lambda: init_params(wide, jax.random.key(0))))
+    shapes = _param_shapes(config)
     if shardings is None:
         shardings = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)
     if isinstance(shardings, jax.sharding.Sharding):
@@ -148,6 +148,13 @@ def _abstract_params(config: ModelConfig, shardings: Any = None) -> Any:
         shardings = jax.tree.map(lambda _: one, shapes)
     dtype = jnp.dtype(config.dtype)
     return jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=to), shapes, shardings)
+
+
+@functools.lru_cache(maxsize=16)
+def _param_shapes(config: ModelConfig) -> Any:
+    """Trace the model once per config: one tree is asked for by every replica."""
+    wide = dataclasses.replace(config, dtype="float32")  # random weights are drawn in float32
+    return meta.unbox(jax.eval_shape(lambda: init_params(wide, jax.random.key(0))))
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

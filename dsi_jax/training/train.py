@@ -84,9 +84,14 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 def init_state(model: ModelConfig, config: TrainConfig, params: Any = None) -> TrainState:
     """Make the state of step 0, from these parameters or from random ones."""
-    if params is None:
-        params = jax.jit(lambda key: meta.unbox(init_params(model, key)))(jax.random.key(config.seed))
-    return TrainState(params, make_optimizer(config).init(params), jnp.zeros((), jnp.int32))
+    optimizer = make_optimizer(config)
+
+    @jax.jit  # one program instead of some hundred small ones
+    def start(key: jax.Array, params: Any) -> TrainState:
+        params = meta.unbox(init_params(model, key)) if params is None else params
+        return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    return start(jax.random.key(config.seed), params)
 
 
 def label_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
