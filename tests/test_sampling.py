@@ -174,7 +174,8 @@ def test_noise_of_roles_positions_and_seeds_is_independent():
     pairs = {f"{a.name} and {b.name}": (by_role[a], by_role[b]) for a, b in itertools.combinations(Role, 2)}
     pairs["neighbours"] = (by_role[Role.SHARED][:-1], by_role[Role.SHARED][1:])
     pairs["two seeds"] = (by_role[Role.SHARED], many_draws(uniform, Sampling(1.0, seed=1)))
-    pairs["position as role"] = (by_role[Role.SHARED][:-1], by_role[Role.DRAFT][1:])
+    for gap in (1, 2, 3):  # a role that is merely added to the position would be another role further on
+        pairs[f"{gap} positions apart"] = (by_role[Role.SHARED][gap:], by_role[Role(gap)][:-gap])
     for label, (left, right) in pairs.items():
         assert p_value(joint_counts(left, right, V), even) > FALSE_ALARM, label
 

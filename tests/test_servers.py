@@ -395,11 +395,11 @@ def test_drafts_may_be_launched_before_the_last_are_read(drafter):
     """Tokens are chained on the device: the next step is enqueued before the host has seen the last token."""
     server, role = drafter
     prefill(server)
-    jobs = [Draft(0, P - 1, PROMPT[-1:], 2), Draft(0, P + 2, (), 3), Draft(0, P + 5, (), 1)]
+    jobs = [Draft(0, P - 1, PROMPT[-1:], 5), Draft(0, P + 5, (), 1), Draft(0, P + 6, (), 3)]
     events = [finish() for finish in [server.launch(job) for job in jobs]]
-    drafted = Drafted(0, P, sum((event.tokens for event in events), ()), sum((event.evidence for event in events), ()))
-    assert_drafts_are_the_models_own(drafted, PROMPT, role)
-    assert [event.position for event in events] == [P, P + 2, P + 5]
+    tokens, evidence = (sum((getattr(event, name) for event in events), ()) for name in ("tokens", "evidence"))
+    assert_drafts_are_the_models_own(Drafted(0, P, tokens, evidence), PROMPT, role)
+    assert [event.position for event in events] == [P, P + 5, P + 6]
 
 
 @pytest.mark.parametrize("behind", [1, 2, 3, W, W + 1, 3 * W])
