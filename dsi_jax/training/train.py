@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,13 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 def init_state(model: ModelConfig, config: TrainConfig, params: Any = None) -> TrainState:
     """Make the state of step 0, from these parameters or from random ones."""
-    optimizer = make_optimizer(config)
+    params = _draw_params(model, jax.random.key(config.seed)) if params is None else params
+    return TrainState(params, make_optimizer(config).init(params), jnp.zeros((), jnp.int32))
 
-    @jax.jit  # one program instead of some hundred small ones
-    def start(key: jax.Array, params: Any) -> TrainState:
-        params = meta.unbox(init_params(model, key)) if params is None else params
-        return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
-    return start(jax.random.key(config.seed), params)
+@functools.partial(jax.jit, static_argnums=0)  # one program instead of some hundred small ones
+def _draw_params(model: ModelConfig, key: jax.Array) -> Any:
+    return meta.unbox(init_params(model, key))
 
 
 def label_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
