@@ -13,6 +13,16 @@ from dsi_jax.training.train import Experiment, TrainConfig
 
 def get_config() -> Experiment:
     return Experiment(
-        model=ModelConfig(vocab_size=512, width=96, layers=2, heads=4, kv_heads=4, head_dim=16, mlp_width=256),
+        model=ModelConfig(
+            vocab_size=512,
+            width=96,
+            layers=2,
+            heads=4,
+            kv_heads=4,
+            head_dim=16,
+            mlp_width=256,
+            max_length=512,
+            verify_width=8,
+        ),
         train=TrainConfig(steps=2800, batch=4, length=256, learning_rate=5e-3),
     )

@@ -13,6 +13,16 @@ from dsi_jax.training.train import Experiment, TrainConfig
 
 def get_config() -> Experiment:
     return Experiment(
-        model=ModelConfig(vocab_size=512, width=192, layers=6, heads=8, kv_heads=4, head_dim=24, mlp_width=512),
+        model=ModelConfig(
+            vocab_size=512,
+            width=192,
+            layers=6,
+            heads=8,
+            kv_heads=4,
+            head_dim=24,
+            mlp_width=512,
+            max_length=512,
+            verify_width=8,
+        ),
         train=TrainConfig(steps=4000, batch=4, length=256, learning_rate=4e-3),
     )

@@ -1,7 +1,7 @@
 """Your own target and drafter, two local Hugging Face directories, on eight chips of one host.
 
   python launch/generate.py --config=configs/two_directories.py --algorithm=all --out=out/mine \\
-      --set=target.path=/models/Llama-3.1-8B-Instruct --set=drafter.model.path=/models/Llama-3.2-1B-Instruct
+      --set=target.path=/models/SmolLM2-1.7B-Instruct --set=drafter.model.path=/models/SmolLM2-135M-Instruct
 
 Seven chips of eight: three target servers over two chips each, and the drafter on one. Change the split with
 --set=mesh.sp_degree=..., --set=mesh.target_tp=... and --set=mesh.drafter_tp=...; an impossible one is refused with

@@ -264,12 +264,13 @@ class Span:
     stale: bool = False  # its result was not used: a window never applied, drafts never accepted
 
 
-def span_of(action: Action, start_s: float, end_s: float) -> Span | None:
-    """The span of a job; None for a Settle, which runs no forward."""
+def span_of(action: Action, start_s: float, end_s: float, event: Event | None = None) -> Span | None:
+    """The span of a job; None for a Settle, which runs no forward. The event tells how much was really drafted."""
     match action:
         case Draft():
             first = action.start + len(action.tokens)
-            return Span(action.server, "draft", start_s, end_s, action.epoch, first, first + action.count)
+            count = len(event.tokens) if isinstance(event, Drafted) else action.count
+            return Span(action.server, "draft", start_s, end_s, action.epoch, first, first + count)
         case Verify():
             return Span(action.server, "verify", start_s, end_s, action.epoch, action.window + 1, action.end + 1)
         case Prefill():

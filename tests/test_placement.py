@@ -86,7 +86,7 @@ def test_weights_and_cache_are_really_split():
     assert shapes["block_1/mlp/down"] == (24, 32)
     assert shapes["block_1/mlp_norm/scale"] == shapes["final_norm/scale"] == (32,)
     cache = placed(tp=2).empty_cache()
-    assert {s.data.shape for slots in (*cache.keys, *cache.values) for s in slots.addressable_shards} == {(1, 72, 1, 8)}
+    assert {s.data.shape for slots in (*cache.keys, *cache.values) for s in slots.addressable_shards} == {(1, 1, 72, 8)}
 
 
 def test_kv_heads_fewer_than_devices_are_replicated():
@@ -95,7 +95,7 @@ def test_kv_heads_fewer_than_devices_are_replicated():
     assert shapes["block_0/attention/k"] == shapes["block_0/attention/v"] == (32, 2, 8)
     assert shapes["block_0/attention/q"] == (32, 1, 8)
     assert shapes["embedding"] == (16, 32)
-    assert {s.data.shape for s in model.empty_cache().keys[0].addressable_shards} == {(1, 72, 2, 8)}
+    assert {s.data.shape for s in model.empty_cache().keys[0].addressable_shards} == {(1, 2, 72, 8)}
 
 
 def test_every_server_has_one_copy_of_the_weights_on_its_own_devices():

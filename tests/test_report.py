@@ -240,7 +240,8 @@ def test_table_shows_rates_counts_and_speedups():
     assert text.splitlines()[0] == "paced on drafter: cpu:0, target_0: cpu:1, target_1: cpu:2"
     assert text.splitlines()[-1] == "identical: yes"
     assert row(text, "dsi") == {
-        "algorithm": "dsi", "backend": "paced", "devices": "3", "tokens/s": "85.5", "TTFT ms": "30.1", "TPOT ms": "8.00",
+        "algorithm": "dsi", "backend": "paced", "devices": "3",
+        "tokens/s": "85.5", "TTFT ms": "30.1", "TPOT ms": "8.00",
         "acceptance": "0.75", "mean accepted": "1.00", "target fwd": "5", "drafter fwd": "5", "wasted fwd": "1",
         "vs non-SI": "1.71x", "vs SI": "-",
     }  # fmt: skip

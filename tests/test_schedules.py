@@ -225,3 +225,18 @@ def test_a_replica_nobody_asked_for_digests_too():
     assert any(span.kind == "digest" for span in trace.spans)
     without, _ = longest_feeds(dataclasses.replace(plan, digest_lag=10**6), oracle, Latencies(20.0, 0.1), 400)
     assert max(without.values()) > 12 * plan.digest_lag
+
+
+def test_every_draft_is_recorded_at_its_own_position():
+    """Several dispatches under way at once, and the first of a new epoch that starts behind the corrected token."""
+    plan = Plan(Algorithm.DSI, lookahead=2, sp_degree=4, draft_depth=3)
+    trace = loop.run(plan, Request((1, 2, 3), 60), VirtualBackend(HashOracle(0.8), Latencies(9.0, 2.0).duration))
+    by_epoch: dict[int, list[int]] = {}
+    for span in trace.spans:
+        if span.kind == "draft":
+            by_epoch.setdefault(span.epoch, []).append(span.first)
+            assert span.end == span.first + 1
+    for drafted in by_epoch.values():
+        assert drafted == list(range(drafted[0], drafted[0] + len(drafted)))
+    useful = sum(not span.stale for span in trace.spans if span.kind == "draft")
+    assert useful == sum(commit.accepted for commit in trace.commits)

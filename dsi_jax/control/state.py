@@ -101,8 +101,9 @@ def _on_prefilled(state: State, server: str) -> None:
 def _on_drafted(state: State, event: Drafted) -> None:
     state.asked.popleft()
     state.mute = not event.tokens
+    begin = len(state.ledger.tokens)  # not event.position: a Draft before this one may have proposed too few
     state.ledger.append_drafts(event.tokens, event.evidence)
-    state.cached[DRAFTER] = (event.position + max(len(event.tokens) - 1, 0), event.epoch)
+    state.cached[DRAFTER] = (begin + max(len(event.tokens) - 1, 0), event.epoch)
 
 
 def _apply_windows(state: State) -> list[Action]:
@@ -162,7 +163,7 @@ def draft(state: State) -> Draft:
     """Ask the drafter for its next tokens; the first time in an epoch, tell it what the sequence now is."""
     ledger = state.ledger
     count = min(state.plan.draft_burst, ledger.draft_limit - state.drafted)
-    start, tokens = len(ledger.tokens), ()
+    start, tokens = state.drafted, ()  # behind the drafts under way
     if not state.started:
         start = min(ledger.unchanged(*state.cached[DRAFTER]), len(ledger.tokens) - 1)
         tokens = tuple(ledger.tokens[start:])

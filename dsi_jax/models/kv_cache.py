@@ -11,13 +11,13 @@ from dsi_jax.models.config import ModelConfig
 class KVCache:
     """Keys and values of every layer; slots at and beyond `length` are never visible to attention."""
 
-    keys: tuple[jax.Array, ...]  # L x dtype[B, S, N_kv, H]
-    values: tuple[jax.Array, ...]  # L x dtype[B, S, N_kv, H]
+    keys: tuple[jax.Array, ...]  # L x dtype[B, N_kv, S, H], as attention multiplies them: never transposed
+    values: tuple[jax.Array, ...]  # L x dtype[B, N_kv, S, H]
     length: jax.Array  # int32[B], valid slots per row
 
     @property
     def capacity(self) -> int:
-        return self.keys[0].shape[1]
+        return self.keys[0].shape[2]
 
 
 def init_cache(config: ModelConfig, batch: int = 1) -> KVCache:
@@ -27,7 +27,7 @@ def init_cache(config: ModelConfig, batch: int = 1) -> KVCache:
     `dynamic_update_slice` would otherwise clamp its start and overwrite valid slots.
     """
     slack = max(config.verify_width, config.prefill_width or 0)
-    shape = (batch, config.max_length + slack, config.kv_heads, config.head_dim)
+    shape = (batch, config.kv_heads, config.max_length + slack, config.head_dim)
     slots = tuple(jnp.zeros(shape, config.dtype) for _ in range(2 * config.layers))
     return KVCache(slots[: config.layers], slots[config.layers :], jnp.zeros((batch,), jnp.int32))
 
@@ -38,7 +38,8 @@ def rollback(cache: KVCache, length: jax.Array) -> KVCache:
 
 
 def write_window(slots: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
-    """Write `new` [B, T, N_kv, H] into `slots` [B, S, N_kv, H] at `start` (int32[B]) of each row."""
+    """Write `new` [B, T, N_kv, H] into `slots` [B, N_kv, S, H] at `start` (int32[B]) of each row."""
+    new = jnp.swapaxes(new, 1, 2)
     if slots.shape[0] == 1:  # a plain slice update stays in place; the batched form lowers to a scatter
-        return jax.lax.dynamic_update_slice(slots, new, (0, start[0], 0, 0))
-    return jax.vmap(lambda row, update, at: jax.lax.dynamic_update_slice(row, update, (at, 0, 0)))(slots, new, start)
+        return jax.lax.dynamic_update_slice(slots, new, (0, 0, start[0], 0))
+    return jax.vmap(lambda row, update, at: jax.lax.dynamic_update_slice(row, update, (0, at, 0)))(slots, new, start)

@@ -36,22 +36,22 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, positions: ja
 
     Args:
       queries: [B, T, N, H], the window's.
-      keys, values: [B, S, N_kv, H], the cache with the window already written.
+      keys, values: [B, N_kv, S, H], the cache with the window already written.
       positions: int32[B, T], consecutive in each row.
 
     Returns:
       [B, T, N, H].
     """
     batch, window, heads, dim = queries.shape
-    slots, kv_heads = keys.shape[1], keys.shape[2]
+    kv_heads, slots = keys.shape[1], keys.shape[2]
     grouped = queries.reshape(batch, window, kv_heads, heads // kv_heads, dim)
     slot = jnp.arange(slots, dtype=jnp.int32)
     visible = slot[None, None, :] <= positions[:, :, None]
     written = slot[None, :] <= positions[:, -1:]
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(visible[:, None, None, :, :], scores * dim**-0.5, jnp.finfo(jnp.float32).min)
+    scores = jnp.einsum("btkgh,bksh->bktgs", grouped, keys, preferred_element_type=jnp.float32)
+    scores = jnp.where(visible[:, None, :, None, :], scores * dim**-0.5, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-    mixed = jnp.einsum("bkgts,bskh->btkgh", weights, jnp.where(written[:, :, None, None], values, 0))
+    mixed = jnp.einsum("bktgs,bksh->btkgh", weights, jnp.where(written[:, None, :, None], values, 0))
     return mixed.reshape(batch, window, heads, dim)
 
 

@@ -55,7 +55,7 @@ def init_params(config: ModelConfig, key: jax.Array):
 def full_forward(config: ModelConfig, params, tokens: jax.Array) -> jax.Array:
     """Logits float32[B, T, V] of whole sequences int32[B, T] from an empty cache (training, scoring)."""
     batch, length = tokens.shape
-    slots = jnp.zeros((batch, length, config.kv_heads, config.head_dim), config.dtype)
+    slots = jnp.zeros((batch, config.kv_heads, length, config.head_dim), config.dtype)
     cache = KVCache((slots,) * config.layers, (slots,) * config.layers, jnp.zeros((batch,), jnp.int32))
     counts = jnp.full((batch,), length, jnp.int32)
     return Transformer(config).apply({"params": params}, tokens, cache, counts)[0]

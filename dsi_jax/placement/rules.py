@@ -14,7 +14,7 @@ RULES: tuple[tuple[str, str | None], ...] = (
     ("slots", None),
 )
 
-CACHE_AXES = ("batch", "slots", "kv_heads", "head_dim")  # of the keys and values of one layer
+CACHE_AXES = ("batch", "kv_heads", "slots", "head_dim")  # of the keys and values of one layer
 
 
 def param_shardings(logical: object, mesh: Mesh, sizes: dict[str, int]):
@@ -48,7 +48,7 @@ def rules_for(mesh: Mesh, sizes: dict[str, int]) -> tuple[tuple[str, str | None]
 
 
 def cache_sharding(mesh: Mesh, sizes: dict[str, int]) -> NamedSharding:
-    """Sharding of the keys and values of one layer, [B, S, N_kv, H]."""
+    """Sharding of the keys and values of one layer, [B, N_kv, S, H]."""
     return nn.logical_to_mesh_sharding(PartitionSpec(*CACHE_AXES), mesh, rules_for(mesh, sizes))
 
 

@@ -58,11 +58,13 @@ class DeviceBackend:
         while True:
             answer = self.poll(self._deadline_s) or self.give_up()
             if answer.event is not None:
-                return answer.event, span_of(answer.action, answer.start_s, answer.end_s)
+                return answer.event, span_of(answer.action, answer.start_s, answer.end_s, answer.event)
 
     def drain(self) -> tuple[Span, ...]:
         return tuple(
-            span for answer in self.drain_answers() if (span := span_of(answer.action, answer.start_s, answer.end_s))
+            span
+            for answer in self.drain_answers()
+            if (span := span_of(answer.action, answer.start_s, answer.end_s, answer.event))
         )
 
     def drain_answers(self) -> list[Answer]:
@@ -181,4 +183,4 @@ class PacedBackend:
 
     def _span(self, answer: Answer) -> Span | None:
         _, start, end = self._booked.pop(id(answer.action), (None, answer.start_s, answer.end_s))
-        return span_of(answer.action, start, max(end, answer.end_s))
+        return span_of(answer.action, start, max(end, answer.end_s), answer.event)

@@ -109,7 +109,8 @@ class VirtualBackend:
                 self._dropped.remove(id(action))
                 continue
             self._now = end
-            return self.perform(action), span_of(action, start, end)
+            event = self.perform(action)
+            return event, span_of(action, start, end, event)
         raise TimeoutError("no work is under way, so no event will ever come: the policy has stalled")
 
     def drain(self) -> tuple[Span, ...]:
