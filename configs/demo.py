@@ -8,12 +8,17 @@ cores that the eight servers share, non-SI or SI wins: speculation parallelism n
 Cost: seconds on 2 cores.
 """
 
-from dsi_jax import Config, MeshConfig
+from dsi_jax import Config, DrafterConfig, MeshConfig, ModelSource, Sampling
+
+MAX_LENGTH = 256  # the windows the pair was trained on; a longer cache only slows its attention down
 
 
 def get_config() -> Config:
     return Config(
+        target=ModelSource("embedded:target", max_length=MAX_LENGTH),
+        drafter=DrafterConfig(model=ModelSource("embedded:drafter", max_length=MAX_LENGTH)),
         mesh=MeshConfig(sp_degree=7),
+        sampling=Sampling(temperature=0.6, top_p=0.9, seed=2),
         max_new_tokens=100,
         prompts=('def read_lines(path):\n    """Return',),
     )

@@ -15,7 +15,7 @@ import _cli
 import _show
 from absl import flags
 
-from dsi_jax import Config, DrafterConfig, Engine, Latencies, MeshConfig
+from dsi_jax import Config, DrafterConfig, Engine, Latencies, MeshConfig, ModelSource
 from dsi_jax.placement.host import use_cpu_devices
 from dsi_jax.telemetry import report
 
@@ -95,7 +95,8 @@ def overlap() -> list[dict]:
 
 def _synthetic(acceptance: float) -> Engine:
     drafter = DrafterConfig(kind="synthetic", acceptance=acceptance)
-    return Engine(Config(mesh=MeshConfig(sp_degree=7), drafter=drafter, eos_ids=()))
+    target = ModelSource("embedded:target", max_length=256)
+    return Engine(Config(target, drafter, MeshConfig(sp_degree=7), eos_ids=()))
 
 
 def _run(engine: Engine, algorithm: str, latencies: Latencies | None) -> report.Run:

@@ -45,7 +45,7 @@ def test_text_streams_as_it_is_settled(pair):
 
 
 def test_a_stream_may_be_left_early(pair):
-    stream = pair.stream(pair.config.prompts[0], max_new_tokens=400)
+    stream = pair.stream(pair.config.prompts[0], max_new_tokens=200)
     first = next(stream)
     stream.close()
     assert pair.generate(pair.config.prompts[0], max_new_tokens=40)[0].text.startswith(first)

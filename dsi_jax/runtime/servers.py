@@ -87,7 +87,7 @@ class TargetServer:
             self._prompt = None  # until the slots are really there
             self._read_prompt(action.tokens)
             self._prompt = action.tokens
-        length = self._cache.length
+        length = self._cache.length  # not donated meanwhile: the controller waits for Prefilled before it goes on
 
         def finish() -> Prefilled:
             length.block_until_ready()
