@@ -1,14 +1,29 @@
 """Workers, the device backend and the paced backend, over servers that are quick to make: oracles without models."""
 
+import dataclasses
 import queue
 import threading
 import time
+import typing
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsi_jax.base import DRAFTER, Algorithm, Cancel, Digest, Draft, Plan, Prefill, Request, Verify, target
+from dsi_jax.base import (
+    DRAFTER,
+    Action,
+    Algorithm,
+    Cancel,
+    Digest,
+    Draft,
+    Event,
+    Plan,
+    Prefill,
+    Request,
+    Verify,
+    target,
+)
 from dsi_jax.control import loop, policy
 from dsi_jax.runtime.backend import DeviceBackend, PacedBackend
 from dsi_jax.runtime.worker import Worker
@@ -61,6 +76,22 @@ def test_threads_and_virtual_time_generate_the_same(sp_degree, depth):
         for _ in range(3):  # requests follow each other on the same workers
             assert tokens_of(loop.run(plan, REQUEST, backend)) == expected
         backend.close()
+
+
+def test_servers_really_overlap():
+    """Wall time against the sum of busy times: drafter and targets worked at the same moments."""
+    plan, oracle = Plan(Algorithm.DSI, lookahead=1, sp_degree=4), HashOracle(1.0)
+    built = {name: OracleServer(oracle, 8e-3 if name != DRAFTER else 2e-3, seed=9) for name in policy.servers(plan)}
+    backend = DeviceBackend(built)
+    trace = loop.run(plan, REQUEST, backend)
+    backend.close()
+    assert sum(span.end_s - span.start_s for span in trace.spans) > 1.5 * trace.wall_s
+
+
+def test_messages_cannot_be_changed():
+    """Workers share actions and events with the controller by reference, without a lock."""
+    for kind in (*typing.get_args(Action), *typing.get_args(Event), Request, Plan):
+        assert dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen, kind
 
 
 class Failing(OracleServer):

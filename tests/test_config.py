@@ -59,7 +59,7 @@ def test_the_demo_card_is_the_papers_node():
     config = load(CONFIGS / "demo.py", kind=Config)
     assert config.mesh == MeshConfig(sp_degree=7)
     assert config.mesh.devices == 8
-    assert config.target == ModelSource("embedded:target")
+    assert (config.target.path, config.drafter.model.path) == ("embedded:target", "embedded:drafter")
 
 
 def test_the_default_config_is_the_embedded_pair_on_two_devices():

@@ -302,3 +302,15 @@ def test_impossible_engines_are_refused():
         )
     with pytest.raises(ValueError, match="tp may be one of"):
         tiny_engine(mesh=MeshConfig(target_tp=3))
+
+
+def test_token_ids_beyond_half_precision_survive():
+    """A vocabulary of 70,016 in a bfloat16 model: ids above 65,504 travel as integers all the way."""
+    config = ModelConfig(70_016, 8, 1, 2, 2, 4, 8, max_length=48, verify_width=4, dtype="bfloat16")
+    target = (Transformer(config), meta.unbox(init_params(config, jax.random.key(0))))
+    with Engine(target=target, drafter=target) as engine:
+        sampling = Sampling(2.0, seed=11)
+        results = [generate(engine, (70_015, 65_505), name, max_new_tokens=30, sampling=sampling) for name in Algorithm]
+    assert len({result.tokens for result in results}) == 1
+    large = [token for token in results[0].tokens if token > 65_504]
+    assert large and any(token % 2 for token in large)  # a bfloat16 cannot tell neighbours apart this high

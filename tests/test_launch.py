@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -261,7 +262,7 @@ BAD = {  # arguments -> what the line says; {models} and {out} are filled in
         "target and drafter must share a vocabulary, but have 512 and 300 tokens",
     ),
     "prompt longer than the cache": (
-        ["--sp_degree=1", "--set=target.path={models}/target", "--prompt=" + 30 * "x y ", "--max_new_tokens=4"],
+        ["--sp_degree=1", "--set=target.max_length=64", "--prompt=" + 30 * "x y ", "--max_new_tokens=4"],
         "max_new_tokens=4 exceed the cache of 64 tokens; shorten one of them or raise target.max_length",
     ),
 }  # fmt: skip
@@ -317,3 +318,20 @@ def test_training_refuses_a_card_of_another_kind(tmp_path):
         run.stderr == "error: configs/demo.py is a card of Config, where one of Experiment is needed; "
         "choose another card\n"
     )
+
+
+def test_an_interrupt_ends_the_run_and_its_servers(tmp_path):
+    """Ctrl-C in the middle of a run: one line, exit code 130, nothing written, no process left."""
+    long_run = ["--backend=paced", "--target_ms=200", "--drafter_ms=100", "--sp_degree=1", f"--out={tmp_path}"]
+    command = [sys.executable, "-u", "launch/generate.py", "--config=configs/demo.py", *long_run]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while not process.stdout.readline().startswith("--- DSI"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted; nothing was written")
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
