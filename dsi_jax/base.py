@@ -39,10 +39,10 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature} must be a number of at least 0 (0 is greedy)")
-        if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k} must be at least 0 (0 keeps every token)")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} must lie in (0, 1] (1 keeps every token)")
+        if not 0 <= self.top_k < 2**31:
+            raise ValueError(f"top_k={self.top_k} must lie in 0..2**31-1 (0 keeps every token)")
+        if not 1e-30 <= self.top_p <= 1:  # smaller ones vanish in float32
+            raise ValueError(f"top_p={self.top_p} must lie in [1e-30, 1] (1 keeps every token)")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed} must lie in 0..2**32-1")
 
@@ -243,6 +243,14 @@ class Failed:
 
     server: str
     error: BaseException
+
+
+class WorkerError(RuntimeError):
+    """A server failed; its exception is the cause."""
+
+    def __init__(self, failed: Failed):
+        super().__init__(f"{failed.server} failed: {failed.error}")
+        self.__cause__ = failed.error
 
 
 Event = Prefilled | Drafted | Verified | Settled | Digested | Failed

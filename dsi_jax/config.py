@@ -14,6 +14,11 @@ from dsi_jax.checkpoints.open import ModelSource
 from dsi_jax.placement.mesh import MeshConfig
 
 
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}")
+
+
 @dataclasses.dataclass(frozen=True)
 class DrafterConfig:
     """What proposes draft tokens."""
@@ -25,6 +30,7 @@ class DrafterConfig:
     acceptance: float = 0.9  # synthetic: the rate at which it is right
 
     def __post_init__(self) -> None:
+        _check_choice("drafter.kind", self.kind, ("model", "ngram", "synthetic"))
         if not 0 <= self.acceptance <= 1:
             raise ValueError(f"acceptance={self.acceptance} must lie in [0, 1]")
 
@@ -47,6 +53,7 @@ class Config:
     prompts: tuple[str, ...] = ("def main():\n",)
 
     def __post_init__(self) -> None:
+        _check_choice("mode", self.mode, ("exact", "fast"))
         if self.lookahead != "auto" and self.lookahead < 1:
             raise ValueError(f"lookahead={self.lookahead} must be at least 1, or auto")
         if self.max_new_tokens < 1:

@@ -91,7 +91,7 @@ class Engine:
             (model,), drafter_opened = _place_models(own, config.drafter.model, [meshes[DRAFTER]], progress)
             self._check_vocabularies(model, drafter_opened)
             draft_with = model_drafter(model, config.verification)
-        servers: dict[str, Any] = {DRAFTER: DraftServer(draft_with)}
+        servers: dict[str, Any] = {DRAFTER: DraftServer(draft_with, self.model_config.vocab_size)}
         for server, model in zip((s for s in meshes if s != DRAFTER), targets, strict=True):
             servers[server] = TargetServer(
                 model, config.verification, fast=config.mode == "fast", certain_drafts=host_drafter
@@ -129,14 +129,18 @@ class Engine:
 
         Raises:
           ValueError: an impossible request, with the value and the remedy.
-          loop.WorkerError: a server failed; its exception is the cause.
+          WorkerError: a server failed; its exception is the cause.
         """
+        if not self._finalizer.alive:
+            raise RuntimeError("the engine is closed; make a new one")
         if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], numbers.Integral)):
             prompts = [prompts]
         algorithm = _algorithm(algorithm)
         results = []
-        for prompt in prompts:
-            request, text = self._request(prompt, max_new_tokens, sampling, eos_ids, paced=latencies is not None)
+        # all prompts are checked before the first one is run
+        for request, text in [
+            self._request(prompt, max_new_tokens, sampling, eos_ids, latencies is not None) for prompt in prompts
+        ]:
             words = self._text_rule(self.config.stop if stop is None else stop)
             if not self._lock.acquire(blocking=False):
                 raise RuntimeError("the engine is busy with another request; wait for it, or make a second engine")
@@ -152,6 +156,8 @@ class Engine:
         The loop runs on a thread of its own, so a slow consumer does not slow down the servers; leaving the
         iterator early ends the run.
         """
+        if self.tokenizer is None:
+            raise ValueError("streaming gives text, and this engine has no tokenizer; use generate")
         pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         left = threading.Event()
 
@@ -165,7 +171,7 @@ class Engine:
                 self.generate([prompt], on_text=on_text, **options)
                 pieces.put(None)
             except _ConsumerLeftError:
-                pass
+                return  # nobody is left to tell
             except BaseException as error:  # raised again where the pieces are consumed
                 pieces.put(error)
 
@@ -180,9 +186,19 @@ class Engine:
             left.set()
             thread.join()
 
+    def check(self, prompt: Prompt, max_new_tokens: int | None = None) -> None:
+        """Refuse a prompt that cannot be run, before anything is.
+
+        Raises:
+          ValueError: empty, outside the vocabulary, or too long for the cache.
+        """
+        self._request(prompt, max_new_tokens, None, None, paced=False)
+
     def plan(self, algorithm: Algorithm, lookahead: int | str | None, latencies: Latencies | None = None) -> Plan:
         """Resolve how the servers are used; `auto` lookahead follows the latencies and the acceptance seen so far."""
         lookahead = self.config.lookahead if lookahead is None else lookahead
+        if lookahead != "auto" and not isinstance(lookahead, numbers.Integral):
+            raise ValueError(f"lookahead={lookahead!r} must be an integer of at least 1, or auto")
         width = self.model_config.verify_width
         if lookahead == "auto":
             t, c = self.measured.target_s, self.measured.drafter_s
@@ -213,6 +229,7 @@ class Engine:
             self._remember_reference(request)
         plan = self.plan(algorithm, lookahead, latencies)
         backend = self._device
+        backend.drain()  # an interrupt may have left answers of the last request behind
         if latencies:
             backend = PacedBackend(self._device, latencies.duration)
             backend.prepare(request, policy.servers(plan))
@@ -230,7 +247,8 @@ class Engine:
             on_text(piece)
         ideal = None
         if latencies:
-            ideal = ideal_s(trace, plan, request, latencies, may_be_silent=self.config.drafter.kind == "ngram")
+            may_be_silent = self._own_drafter is not None or self.config.drafter.kind == "ngram"
+            ideal = ideal_s(trace, plan, request, latencies, may_be_silent)
         devices = {server: self.devices[server] for server in policy.servers(plan)}
         run = measure(
             trace,
@@ -279,6 +297,7 @@ class Engine:
         return self.tokenizer.encode(prompt)
 
     def _text_rule(self, stop: Sequence[str]) -> Any:
+        stop = (stop,) if isinstance(stop, str) else stop
         if self.tokenizer is not None:
             return StopStrings(self.tokenizer, stop)
         if stop:

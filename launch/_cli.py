@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from dsi_jax import Config
-from dsi_jax.control import loop
+from dsi_jax.base import WorkerError
 from dsi_jax.placement.host import use_cpu_devices
 
 CPU_DEVICES = 8  # where there are no accelerators; XLA_FLAGS=--xla_force_host_platform_device_count=N overrides it
@@ -24,7 +24,7 @@ def run(main: Callable[[], None]) -> None:
             if rest[1:]:
                 raise ValueError(f"unexpected arguments {rest[1:]}; flags are written --name=value")
             main()
-        except (loop.WorkerError, TimeoutError) as error:  # before OSError, which a TimeoutError is
+        except (WorkerError, TimeoutError) as error:  # before OSError, which a TimeoutError is
             _stop(f"error: {error}", 1)
         except (ValueError, OSError) as error:
             _stop(f"error: {error}", 2)

@@ -31,6 +31,8 @@ def run_algorithms(
     """Run every algorithm on every prompt, streaming the text; returns the results, prompt by prompt."""
     results = []
     for prompt in prompts:
+        engine.check(prompt, options.get("max_new_tokens"))
+    for prompt in prompts:
         for algorithm in algorithms:
             plan = engine.plan(algorithm, options.get("lookahead"), latencies)
             detail = "" if algorithm == Algorithm.NON_SI else f", lookahead {plan.lookahead}"
@@ -51,13 +53,15 @@ def fastest(results: Sequence[Result]) -> str:
     """Say plainly which algorithm to use here, on each backend that was run."""
     lines = []
     for backend in dict.fromkeys(result.run.backend for result in results):
-        seconds: dict[str, float] = {}
-        for run in (result.run for result in results if result.run.backend == backend):
-            seconds[run.algorithm] = seconds.get(run.algorithm, 0.0) + run.wall_s
-        if len(seconds) > 1:
-            best, second = sorted(seconds, key=seconds.get)[:2]
+        runs = [result.run for result in results if result.run.backend == backend]
+        rates = {}
+        for name in dict.fromkeys(run.algorithm for run in runs):
+            mine = [run for run in runs if run.algorithm == name]
+            rates[name] = sum(run.new_tokens for run in mine) / sum(run.wall_s for run in mine)
+        if len(rates) > 1:
+            best, second = sorted(rates, key=rates.get, reverse=True)[:2]
             names = {name: NAMES[Algorithm(name)] for name in (best, second)}
-            gain = seconds[second] / seconds[best]
+            gain = rates[best] / rates[second]
             lines.append(f"fastest, {backend}: {names[best]}, {gain:.2f}x the speed of {names[second]}")
     return "\n".join(lines)
 

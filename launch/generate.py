@@ -31,9 +31,9 @@ _LOOKAHEAD = flags.DEFINE_string("lookahead", None, "Draft tokens per verificati
 _SP = flags.DEFINE_integer("sp_degree", None, "Number of target servers.")
 _VERIFICATION = flags.DEFINE_string("verification", None, "coupled (lossless to the bit) or rejection (p/q rule).")
 _BACKEND = flags.DEFINE_enum("backend", "device", ["device", "paced"], "paced: forwards take at least the set times.")
-_TARGET_MS = flags.DEFINE_float("target_ms", 20.6, "Paced: milliseconds of a target forward.")
-_DRAFTER_MS = flags.DEFINE_float("drafter_ms", 6.8, "Paced: milliseconds of a draft token.")
-_JITTER = flags.DEFINE_float("jitter", 0.0, "Paced: latencies vary by this fraction, up and down.")
+_TARGET_MS = flags.DEFINE_float("target_ms", None, "Paced: milliseconds of a target forward; default 20.6.")
+_DRAFTER_MS = flags.DEFINE_float("drafter_ms", None, "Paced: milliseconds of a draft token; default 6.8.")
+_JITTER = flags.DEFINE_float("jitter", None, "Paced: latencies vary by this fraction, up and down; default 0.")
 _ACCEPTANCE = flags.DEFINE_float("acceptance", None, "Use a synthetic drafter that is right at this rate.")
 _OUT = flags.DEFINE_string("out", None, "Directory for report.json, timeline.png, trace.json.")
 _SET = flags.DEFINE_multi_string("set", [], "field=value, any field of the config.")
@@ -42,9 +42,7 @@ _SET = flags.DEFINE_multi_string("set", [], "field=value, any field of the confi
 def main() -> None:
     config = config_lib.load(_CONFIG.value, overrides(), dsi_jax.Config)
     prompts = read_prompts(config)
-    latencies = None
-    if _BACKEND.value == "paced":
-        latencies = dsi_jax.Latencies(_TARGET_MS.value / 1e3, _DRAFTER_MS.value / 1e3, _JITTER.value)
+    latencies = read_latencies()
     out = _show.check_out(_OUT.value) if _OUT.value else None
     algorithms = _show.ORDER if _ALGORITHM.value == "all" else [dsi_jax.Algorithm(_ALGORITHM.value)]
     _cli.use_devices(config)
@@ -64,6 +62,18 @@ def read_prompts(config: dsi_jax.Config) -> Sequence[str]:
     if not all(prompts) or not prompts:
         raise ValueError("the prompt is empty; give at least one character, in --prompt or --prompt_file")
     return prompts
+
+
+def read_latencies() -> dsi_jax.Latencies | None:
+    """The floors of a paced run; None for an unpaced one, which has no use for them."""
+    given = {"target_ms": _TARGET_MS.value, "drafter_ms": _DRAFTER_MS.value, "jitter": _JITTER.value}
+    given = {name: value for name, value in given.items() if value is not None}
+    if _BACKEND.value != "paced":
+        if given:
+            raise ValueError(f"--{next(iter(given))} has no effect without --backend=paced; add that, or leave it out")
+        return None
+    ms = {"target_ms": 20.6, "drafter_ms": 6.8, "jitter": 0.0} | given
+    return dsi_jax.Latencies(ms["target_ms"] / 1e3, ms["drafter_ms"] / 1e3, ms["jitter"])
 
 
 def overrides() -> list[str]:

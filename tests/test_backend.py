@@ -22,6 +22,7 @@ from dsi_jax.base import (
     Prefill,
     Request,
     Verify,
+    WorkerError,
     target,
 )
 from dsi_jax.control import loop, policy
@@ -133,7 +134,7 @@ def test_a_workers_failure_surfaces_in_the_caller(server, kind, at, late, paced)
     built[server] = Failing(oracle, kind, at, late)
     device = DeviceBackend(built)
     backend = PacedBackend(device, Latencies(2e-3, 1e-3).duration) if paced else device
-    with pytest.raises(loop.WorkerError, match=f"{server} failed: out of device memory") as caught:
+    with pytest.raises(WorkerError, match=f"{server} failed: out of device memory") as caught:
         loop.run(plan, REQUEST, backend)
     assert isinstance(caught.value.__cause__, MemoryError)
     backend = PacedBackend(device, Latencies(2e-3, 1e-3).duration) if paced else device

@@ -1,6 +1,7 @@
 """Real programs on real (virtual CPU) submeshes: the three algorithms give the same tokens, to the bit."""
 
 import collections
+import dataclasses
 import gc
 import itertools
 import threading
@@ -13,7 +14,8 @@ from flax.linen import meta
 from scipy import stats
 
 from dsi_jax import Config, DrafterConfig, Engine, Latencies, MeshConfig, Sampling
-from dsi_jax.base import Algorithm
+from dsi_jax.base import Algorithm, WorkerError
+from dsi_jax.decoding.drafting import Drafter, Proposal
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import Transformer, full_forward, init_params
 
@@ -314,3 +316,47 @@ def test_token_ids_beyond_half_precision_survive():
     assert len({result.tokens for result in results}) == 1
     large = [token for token in results[0].tokens if token > 65_504]
     assert large and any(token % 2 for token in large)  # a bfloat16 cannot tell neighbours apart this high
+
+
+def drafting_with(propose):
+    return Drafter(lambda request, old: None, lambda state, start, tokens: None, propose)
+
+
+@pytest.mark.parametrize("bad", [[64], [-1], [10**6], [1] * 9])
+def test_a_drafter_that_proposes_nonsense_is_stopped(bad):
+    """An id outside the vocabulary would fill the cache with NaN; the engine goes on with the next request."""
+    proposals = [1]  # at warm-up all is well
+    drafter = drafting_with(lambda state, count: (state, Proposal(proposals)))
+    with Engine(Config(), target=(Transformer(TARGET), target_params()), drafter=drafter) as engine:
+        proposals = bad
+        for algorithm in ("si", "dsi"):
+            with pytest.raises(WorkerError, match=r"the drafter proposed .*ids in 0\.\.63"):
+                generate(engine, PROMPTS[0], algorithm, max_new_tokens=8)
+        assert len(generate(engine, PROMPTS[0], "non_si", max_new_tokens=8).tokens) == 8
+
+
+def test_a_paced_run_that_fails_at_its_start_leaves_nothing_behind():
+    calls = []
+
+    def init(request, old):
+        calls.append(request)
+        if len(calls) == 2:  # the first is the warm-up
+            raise OSError("drafter not ready")
+
+    drafter = dataclasses.replace(drafting_with(lambda state, count: (state, Proposal([]))), init=init)
+    config = Config(mesh=MeshConfig(sp_degree=2))
+    with Engine(config, target=(Transformer(TARGET), target_params()), drafter=drafter) as engine:
+        with pytest.raises(WorkerError, match="drafter failed: drafter not ready"):
+            generate(engine, PROMPTS[0], "dsi", max_new_tokens=4, latencies=Latencies(2e-3, 1e-3))
+        expected = generate(engine, PROMPTS[0], "non_si", max_new_tokens=8).tokens
+        for algorithm in ("si", "dsi"):
+            assert generate(engine, PROMPTS[0], algorithm, lookahead=3, max_new_tokens=8).tokens == expected
+        run = generate(engine, PROMPTS[0], "dsi", max_new_tokens=8, latencies=Latencies(8e-3, 1e-3)).run
+        assert run.ideal_s == pytest.approx(8 * 8e-3)  # a silent drafter: one forward per token, in the ideal too
+
+
+def test_a_closed_engine_says_so():
+    engine = tiny_engine(sp_degree=1)
+    engine.close()
+    with pytest.raises(RuntimeError, match="the engine is closed"):
+        generate(engine, PROMPTS[0], "dsi")

@@ -246,6 +246,7 @@ BAD = {  # arguments -> what the line says; {models} and {out} are filled in
     "no new tokens": (["--max_new_tokens=0"], "max_new_tokens=0 must be at least 1"),
     "negative temperature": (["--temperature=-1"], "temperature=-1.0 must be a number of at least 0"),
     "no latency": (["--backend=paced", "--target_ms=0"], "target_s=0.0 must be a positive number of seconds"),
+    "pacing without a paced backend": (["--jitter=0.5"], "--jitter has no effect without --backend=paced"),
     "jitter of one": (["--backend=paced", "--jitter=1"], "jitter=1.0 must lie in [0, 1)"),
     "too many submeshes": (
         ["--sp_degree=9"],

@@ -336,7 +336,7 @@ def drafter(request):
     """A model drafter and the noise it draws with."""
     model = placed(DRAFT_CONFIG, first_device=4)
     role = Role.SHARED if request.param == Verification.COUPLED else Role.DRAFT
-    return DraftServer(model_drafter(model, request.param)), role
+    return DraftServer(model_drafter(model, request.param), model.config.vocab_size), role
 
 
 def propose(server, start, tokens, count):
@@ -437,7 +437,7 @@ def test_the_next_request_does_not_remember_the_last(drafter):
 
 
 def test_host_drafters_answer_like_models():
-    server = DraftServer(ngram_drafter())
+    server = DraftServer(ngram_drafter(), 64)
     assert prefill(server, (1, 2, 3, 4, 1, 2)) == Prefilled("server")
     assert server.launch(Draft(2, 5, (2,), 3))() == Drafted(2, 6, (3, 4, 1))
     assert server.launch(Draft(3, 6, (9,), 3))() == Drafted(3, 7, ())
@@ -476,7 +476,7 @@ def test_an_oracle_drafter_is_always_accepted(coupled, k):
 
 @functools.cache
 def oracle():
-    return DraftServer(model_drafter(placed(first_device=5), Verification.COUPLED))
+    return DraftServer(model_drafter(placed(first_device=5), Verification.COUPLED), 10**6)
 
 
 @pytest.mark.parametrize("k", [1, 3, W + 2])
@@ -492,4 +492,4 @@ def test_servers_refuse_what_they_cannot_do(coupled):
     with pytest.raises(ValueError, match="target server cannot perform Draft"):
         coupled.launch(Draft(0, 0, (1,), 1))
     with pytest.raises(ValueError, match="drafter cannot perform Verify"):
-        DraftServer(ngram_drafter()).launch(Verify("server", 0, 0, 0, (1,)))
+        DraftServer(ngram_drafter(), 64).launch(Verify("server", 0, 0, 0, (1,)))

@@ -2,13 +2,9 @@
 
 from collections.abc import Callable
 
-from dsi_jax.base import Action, Backend, Commit, Emit, Failed, Plan, Request, StopRule, Trace
+from dsi_jax.base import Action, Backend, Commit, Emit, Failed, Plan, Request, StopRule, Trace, WorkerError
 from dsi_jax.control import policy
 from dsi_jax.control.record import Record
-
-
-class WorkerError(RuntimeError):
-    """A worker failed; its exception is the cause."""
 
 
 def run(
@@ -43,7 +39,7 @@ def run(
             event, span = backend.next_event()
             received = backend.now()
             if isinstance(event, Failed):
-                raise WorkerError(f"{event.server} failed: {event.error}") from event.error
+                raise WorkerError(event)
             record.span(span)
             state, actions = policy.step(state, event)
             _perform(actions, backend, record)

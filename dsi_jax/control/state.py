@@ -2,6 +2,14 @@
 
 `observe` books an event and says what became settled; the builders (`draft`, `verify`, `digest`) book a piece of
 work and return the action for it. Which work to start is the policy's decision alone (`policy.py`).
+
+An example, K = 2, with positions 0 .. 9 settled and drafts d10 .. d13:
+  window [9, 10)   feeds token 9; its row yields the target's token for 10. Zero drafts go along.
+  window [10, 12)  feeds d10, d11; its rows yield the tokens for 11 and 12. It judges d11 itself, while d10 has been
+                   judged by the window before, and d12 (the token at its `end`) is compared when the result arrives.
+  window [12, 14)  may arrive before [10, 12) does: it waits in `arrived` until 12 is settled.
+Say the target's token for 11 is not d11: the token is put, d11 .. d13 are dropped, the epoch ends, whatever [12, 14)
+says is stale, and `fed` falls back to 11: the next window is [11, 12), a zero-draft forward.
 """
 
 import collections

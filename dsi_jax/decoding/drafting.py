@@ -18,7 +18,7 @@ class Proposal(NamedTuple):
     """Draft tokens, and for each the distribution it was drawn from."""
 
     tokens: Sequence[Any]  # each an int, or a device array that becomes one
-    evidence: tuple[Any, ...] = ()  # float32[V] per token (rejection rule); empty: the tokens were certain (one-hot)
+    evidence: tuple[Any, ...] = ()  # float32[V] per token (rejection rule, model drafters); host drafters: one-hot
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import queue
 import time
 from collections.abc import Mapping
 
-from dsi_jax.base import DRAFTER, Action, Cancel, Event, Failed, Prefill, Request, Span, span_of
+from dsi_jax.base import DRAFTER, Action, Cancel, Event, Failed, Prefill, Request, Span, WorkerError, span_of
 from dsi_jax.runtime.worker import Answer, Server, Worker
 from dsi_jax.simulation.latency import Duration, Timetable
 
@@ -54,9 +54,9 @@ class DeviceBackend:
         self._busy[action.server] += 1
         self._workers[action.server].submit(action)
 
-    def next_event(self) -> tuple[Event, Span | None]:
+    def next_event(self, deadline_s: float | None = None) -> tuple[Event, Span | None]:
         while True:
-            answer = self.poll(self._deadline_s) or self.give_up()
+            answer = self.poll(deadline_s or self._deadline_s) or self.give_up()
             if answer.event is not None:
                 return answer.event, span_of(answer.action, answer.start_s, answer.end_s, answer.event)
 
@@ -129,13 +129,21 @@ class PacedBackend:
         return self._device.now()
 
     def prepare(self, request: Request, servers: tuple[str, ...]) -> None:
-        """Read the prompt on every server before the clock starts."""
-        for server in servers:
-            self._device.submit(Prefill(server, request, request.prompt[:-1]))
-        for _ in servers:
-            event, _ = self._device.next_event()
-            if isinstance(event, Failed):
-                raise RuntimeError(f"{event.server} failed: {event.error}") from event.error
+        """Read the prompt on every server before the clock starts.
+
+        Raises:
+          WorkerError: a server failed; its exception is the cause.
+        """
+        try:
+            for server in servers:
+                self._device.submit(Prefill(server, request, request.prompt[:-1]))
+            for _ in servers:
+                event, _ = self._device.next_event()
+                if isinstance(event, Failed):
+                    raise WorkerError(event)
+        except BaseException:
+            self._device.drain()
+            raise
 
     def submit(self, action: Action) -> None:
         now = self.now()

@@ -171,8 +171,9 @@ class TargetServer:
 class DraftServer:
     """Runs any drafter; the tokens it proposes are read by the host only when the job is finished."""
 
-    def __init__(self, drafter: Drafter):
+    def __init__(self, drafter: Drafter, vocab_size: int):
         self._drafter = drafter
+        self._vocab_size = vocab_size
         self._state: Any = None
 
     def launch(self, action: Action) -> Finish:
@@ -201,7 +202,11 @@ class DraftServer:
         position = action.start + len(action.tokens)
 
         def finish() -> Drafted:
-            return Drafted(action.epoch, position, transfer.read_tokens(proposal.tokens), proposal.evidence)
+            tokens = transfer.read_tokens(proposal.tokens)
+            if len(tokens) > action.count or not all(0 <= token < self._vocab_size for token in tokens):
+                allowed = f"at most {action.count} ids in 0..{self._vocab_size - 1}"
+                raise ValueError(f"the drafter proposed {tokens}; it may give {allowed}")
+            return Drafted(action.epoch, position, tokens, proposal.evidence)
 
         return finish
 

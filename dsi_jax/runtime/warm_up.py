@@ -16,11 +16,13 @@ from dsi_jax.base import (
     Verification,
     Verified,
     Verify,
+    WorkerError,
     target,
 )
 from dsi_jax.runtime.backend import DeviceBackend
 
 REPEATS = 8  # of each measured job
+COMPILE_DEADLINE_S = 3600.0  # all replicas of a large model compile at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ def warm_up(
       verification: under the rejection rule, drafts must travel with their distributions.
 
     Raises:
-      RuntimeError: a program failed; its exception is the cause.
+      WorkerError: a program failed; its exception is the cause.
     """
     request = Request((0,) * prompt_length, 1)
     last = prompt_length - 1
@@ -71,9 +73,9 @@ def _run(backend: DeviceBackend, actions: list[Action]) -> list[tuple[Event, flo
         backend.submit(action)
     results = []
     for _ in actions:
-        event, span = backend.next_event()
+        event, span = backend.next_event(COMPILE_DEADLINE_S)
         if isinstance(event, Failed):
-            raise RuntimeError(f"{event.server} failed at warm-up: {event.error}") from event.error
+            raise WorkerError(event)
         results.append((event, span.end_s - span.start_s if span else 0.0))
     return results
 
