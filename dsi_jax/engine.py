@@ -225,11 +225,11 @@ class Engine:
     # --------------------------------------------------------------------------------------------------- one request
 
     def _continue(self, request, prompt, words, algorithm, lookahead, latencies, on_text) -> Result:
+        self._device.drain()  # an interrupt may have left answers of the last request behind
         if self.config.drafter.kind == "synthetic" and algorithm != Algorithm.NON_SI:
             self._remember_reference(request)
         plan = self.plan(algorithm, lookahead, latencies)
         backend = self._device
-        backend.drain()  # an interrupt may have left answers of the last request behind
         if latencies:
             backend = PacedBackend(self._device, latencies.duration)
             backend.prepare(request, policy.servers(plan))

@@ -138,7 +138,7 @@ def test_the_record_adds_up(run, duration):
     st.integers(0, 2**20),
 )
 def test_dsi_is_never_slower_than_non_si(acceptance, drafter_s, lookahead, sp_degree, seed):
-    """Theorem 1, for fixed latencies: with servers enough for the lookahead, or with a drafter that is always wrong.
+    """Theorem 1, for fixed latencies and servers enough for the lookahead; other draws only have to end.
 
     A running program cannot be preempted, so with too few servers a stale window may hold up the zero-draft forward
     by less than one target forward per rejection.
