@@ -11,7 +11,8 @@ from gguf import GGMLQuantizationType as Kind
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dsi_jax.checkpoints.gguf import TENSOR_NAMES, open_gguf, packaged_gguf
-from dsi_jax.checkpoints.source import load_params, parameter_slots
+from dsi_jax.checkpoints.slots import parameter_slots
+from dsi_jax.checkpoints.source import load_params
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import full_forward, init_params
 

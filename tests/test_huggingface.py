@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, models
 
 from dsi_jax.checkpoints.huggingface import FAMILIES, open_huggingface
-from dsi_jax.checkpoints.source import load_params, parameter_slots
+from dsi_jax.checkpoints.slots import parameter_slots
+from dsi_jax.checkpoints.source import load_params
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import init_params
 

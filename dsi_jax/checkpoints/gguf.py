@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, dequantize
 
-from dsi_jax.checkpoints.source import Slot, TreePath, check_names, stream_slots
+from dsi_jax.checkpoints.slots import Slot, TreePath, check_names, stream_slots
 from dsi_jax.checkpoints.tokenizer import TextTokenizer, tokenizer_from_gguf
 from dsi_jax.models.config import ModelConfig
 

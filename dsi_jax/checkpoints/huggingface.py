@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from dsi_jax.checkpoints.source import Slot, TreePath, check_names, stream_slots
+from dsi_jax.checkpoints.slots import Slot, TreePath, check_names, stream_slots
 from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json
 from dsi_jax.models.config import ModelConfig
 

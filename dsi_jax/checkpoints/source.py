@@ -1,22 +1,17 @@
 """What every checkpoint format offers, and how its tensors reach the devices one at a time."""
 
-import dataclasses
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
-import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
+from dsi_jax.checkpoints.slots import TreePath, parameter_slots
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.models.config import ModelConfig
 
-TreePath = tuple[str, ...]  # where a leaf stands in the parameter tree of `models.transformer.Transformer`
 Shardings = Any  # one `jax.sharding.Sharding` for all leaves, a tree of them, or None for the default device
-
-_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 class Source(Protocol):
@@ -29,102 +24,6 @@ class Source(Protocol):
         """Yield every leaf of the parameter tree once, in the tree's shape and dtype."""
 
     def tokenizer(self) -> TextTokenizer: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """One leaf of the parameter tree, and the key under which a format's table of names lists it."""
-
-    path: TreePath
-    shape: tuple[int, ...]
-    stored_shape: tuple[int, ...]  # in a checkpoint file, where a projection is one [out, in] matrix
-    key: str  # the path without its block, such as "attention/q"
-    layer: int | None = None  # of a leaf inside a block
-
-
-def parameter_slots(config: ModelConfig) -> list[Slot]:
-    """List the leaves of the parameter tree."""
-    c = config
-    queries, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    block = {
-        "attention_norm/scale": ((c.width,), (c.width,)),
-        "attention/q": ((c.width, c.heads, c.head_dim), (queries, c.width)),
-        "attention/k": ((c.width, c.kv_heads, c.head_dim), (kv, c.width)),
-        "attention/v": ((c.width, c.kv_heads, c.head_dim), (kv, c.width)),
-        "attention/o": ((c.heads, c.head_dim, c.width), (c.width, queries)),
-        "mlp_norm/scale": ((c.width,), (c.width,)),
-        "mlp/gate": ((c.width, c.mlp_width), (c.mlp_width, c.width)),
-        "mlp/up": ((c.width, c.mlp_width), (c.mlp_width, c.width)),
-        "mlp/down": ((c.mlp_width, c.width), (c.width, c.mlp_width)),
-    }
-    table = (c.vocab_size, c.width)
-    outer = {"embedding": (table, table), "final_norm/scale": ((c.width,), (c.width,))}
-    if not c.tied_head:
-        outer["head"] = (table, table)
-    slots = [Slot(tuple(key.split("/")), *shapes, key) for key, shapes in outer.items()]
-    for layer in range(c.layers):
-        for key, shapes in block.items():
-            slots.append(Slot((f"block_{layer}", *key.split("/")), *shapes, key, layer))
-    return slots
-
-
-def stream_slots(
-    config: ModelConfig,
-    names: Mapping[str, str],
-    read: Callable[[Slot, str], np.ndarray],
-    file: str | os.PathLike[str],
-) -> Iterator[tuple[TreePath, np.ndarray]]:
-    """Read every leaf by its name in the file and bring it into the tree's shape and dtype.
-
-    Args:
-      config: the model the file should hold.
-      names: slot key -> tensor name, with "{layer}" for the block's number.
-      read: returns the stored tensor (any float dtype) of a slot under a name.
-      file: for error messages.
-
-    Raises:
-      ValueError: a stored tensor has another shape than the config asks for.
-    """
-    for slot in parameter_slots(config):
-        name = names[slot.key].format(layer=slot.layer)
-        stored = read(slot, name)
-        if stored.shape != slot.stored_shape:
-            raise ValueError(
-                f"{file}: tensor {name!r} has shape {list(stored.shape)} where the config in the file asks for "
-                f"{list(slot.stored_shape)}; the file is damaged or its metadata belong to another model"
-            )
-        yield slot.path, _to_leaf(stored, slot, _DTYPES[config.dtype])
-
-
-def _to_leaf(stored: np.ndarray, slot: Slot, dtype: np.dtype) -> np.ndarray:
-    """Turn a stored tensor into a leaf that owns its memory; norm scales stay float32."""
-    if slot.key.endswith("scale"):
-        return np.array(stored, np.float32)
-    if slot.shape == slot.stored_shape and slot.key in ("embedding", "head"):
-        return np.array(stored, dtype)
-    return np.array(stored.T, dtype, order="C").reshape(slot.shape)
-
-
-def check_names(found: set[str], config: ModelConfig, names: Mapping[str, str], ignored: set[str], file: Any) -> None:
-    """Compare the tensor names of a file with those the config asks for.
-
-    Raises:
-      ValueError: a tensor is missing, or one is there that the model has no use for (it would change the output).
-    """
-    expected = {names[slot.key].format(layer=slot.layer) for slot in parameter_slots(config)}
-    if missing := sorted(expected - found):
-        raise ValueError(f"{file}: {_some(missing)} missing; the checkpoint is incomplete, fetch it again")
-    if unknown := sorted(found - expected - ignored):
-        raise ValueError(
-            f"{file}: {_some(unknown)} not known to this architecture; "
-            "leaving weights out would change the output, so use a checkpoint of a plain Llama-style model"
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return f"tensor {names[0]!r} is"
-    return f"{len(names)} tensors, among them {names[0]!r}, are"
 
 
 def load_params(source: Source, shardings: Sequence[Shardings] = (None,), progress: bool = True) -> list[Any]:

@@ -1,0 +1,166 @@
+"""The parameter tree as a list of slots: what a checkpoint must hold for a config, under keys that name tables use.
+
+A format brings a table from slot keys to tensor names, with "{layer}" for the block's number:
+
+  embedding, positions, head, final_norm/scale, final_norm/bias; in each block
+  attention/{q,k,v,o}, attention/{q,k,v,o}_bias, attention/{q,k}_norm/scale,
+  mlp/{gate,up,down}, mlp/{gate,up,down}_bias,
+  {attention_norm,mlp_norm,attention_post_norm,mlp_post_norm}/{scale,bias}.
+
+`parameter_slots` says which of them a config has. Norm scales multiply as they are: files of families that write
+them as an offset from one (Gemma's in Hugging Face layout) are read with one added.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from dsi_jax.models.config import ModelConfig
+
+TreePath = tuple[str, ...]  # where a leaf stands in the parameter tree of `models.transformer.Transformer`
+
+_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """One leaf of the parameter tree, and the key under which a format's table of names lists it."""
+
+    path: TreePath
+    shape: tuple[int, ...]
+    stored_shape: tuple[int, ...]  # in a checkpoint file, where a projection is one [out, in] matrix
+    key: str  # the path without its block, such as "attention/q"
+    layer: int | None = None  # of a leaf inside a block
+
+    @property
+    def of_norm(self) -> bool:
+        """Whether this is a scale or bias of a norm, which stay float32."""
+        return "norm/" in self.key
+
+    @property
+    def transposed(self) -> bool:
+        """Whether this is a projection, which the tree holds as [in, out] and a checkpoint as [out, in]."""
+        return self.key.split("/")[0] in ("attention", "mlp") and len(self.stored_shape) == 2
+
+
+def parameter_slots(config: ModelConfig) -> list[Slot]:
+    """List the leaves of the parameter tree: tables, final norm, then the blocks."""
+    c = config
+    table = (c.vocab_size, c.width)
+    outer = {"embedding": (table, table)}
+    if c.learned_positions is not None:
+        outer["positions"] = ((c.learned_positions, c.width),) * 2
+    if not c.tied_head:
+        outer["head"] = (table, table)
+    outer |= _norm("final_norm", c.width, c)
+    block = _attention(c) | _mlp(c)
+    for name in ("attention_norm", "mlp_norm", *(("attention_post_norm", "mlp_post_norm") if c.post_norms else ())):
+        block |= _norm(name, c.width, c)
+    slots = [Slot(tuple(key.split("/")), *shapes, key) for key, shapes in outer.items()]
+    for layer in range(c.layers):
+        for key, shapes in block.items():
+            slots.append(Slot((f"block_{layer}", *key.split("/")), *shapes, key, layer))
+    return slots
+
+
+Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]  # key -> shape in the tree, shape in a file
+
+
+def _norm(name: str, size: int, c: ModelConfig) -> Shapes:
+    kinds = ("scale", "bias") if c.norm == "layer" else ("scale",)
+    return {f"{name}/{kind}": ((size,), (size,)) for kind in kinds}
+
+
+def _attention(c: ModelConfig) -> Shapes:
+    slots: Shapes = {}
+    for name, heads in (("q", c.heads), ("k", c.kv_heads), ("v", c.kv_heads)):
+        rows = heads * c.head_dim
+        slots[f"attention/{name}"] = ((c.width, heads, c.head_dim), (rows, c.width))
+        if c.qkv_bias:
+            slots[f"attention/{name}_bias"] = ((heads, c.head_dim), (rows,))
+        if c.qk_norm and name != "v":
+            slots[f"attention/{name}_norm/scale"] = ((c.head_dim,), (c.head_dim,))
+    slots["attention/o"] = ((c.heads, c.head_dim, c.width), (c.width, c.heads * c.head_dim))
+    if c.out_bias:
+        slots["attention/o_bias"] = ((c.width,), (c.width,))
+    return slots
+
+
+def _mlp(c: ModelConfig) -> Shapes:
+    slots: Shapes = {}
+    for name in ("gate", "up") if c.gated_mlp else ("up",):
+        slots[f"mlp/{name}"] = ((c.width, c.mlp_width), (c.mlp_width, c.width))
+        if c.mlp_bias:
+            slots[f"mlp/{name}_bias"] = ((c.mlp_width,), (c.mlp_width,))
+    slots["mlp/down"] = ((c.mlp_width, c.width), (c.width, c.mlp_width))
+    if c.mlp_bias:
+        slots["mlp/down_bias"] = ((c.width,), (c.width,))
+    return slots
+
+
+def stream_slots(
+    config: ModelConfig,
+    names: Mapping[str, str],
+    read: Callable[[Slot, str], np.ndarray],
+    file: str | os.PathLike[str],
+) -> Iterator[tuple[TreePath, np.ndarray]]:
+    """Read every leaf by its name in the file and bring it into the tree's shape and dtype.
+
+    Args:
+      config: the model the file should hold.
+      names: slot key -> tensor name, with "{layer}" for the block's number.
+      read: returns the stored tensor (any float dtype) of a slot under a name.
+      file: for error messages.
+
+    Raises:
+      ValueError: a stored tensor has another shape than the config asks for.
+    """
+    for slot in parameter_slots(config):
+        name = names[slot.key].format(layer=slot.layer)
+        stored = read(slot, name)
+        check_shape(file, name, stored.shape, slot.stored_shape)
+        yield slot.path, _to_leaf(stored, slot, _DTYPES[config.dtype])
+
+
+def check_shape(file: Any, name: str, found: Sequence[int], expected: Sequence[int]) -> None:
+    """Raise `ValueError` if a stored tensor has another shape than the config asks for."""
+    if tuple(found) != tuple(expected):
+        raise ValueError(
+            f"{file}: tensor {name!r} has shape {list(found)} where the config in the file asks for "
+            f"{list(expected)}; the file is damaged or its metadata belong to another model"
+        )
+
+
+def _to_leaf(stored: np.ndarray, slot: Slot, dtype: np.dtype) -> np.ndarray:
+    """Turn a stored tensor into a leaf that owns its memory; scales and biases of norms stay float32."""
+    if slot.of_norm:
+        return np.array(stored, np.float32)
+    if not slot.transposed:
+        return np.array(stored, dtype).reshape(slot.shape)
+    return np.array(stored.T, dtype, order="C").reshape(slot.shape)
+
+
+def check_names(found: set[str], config: ModelConfig, names: Mapping[str, str], ignored: set[str], file: Any) -> None:
+    """Compare the tensor names of a file with those the config asks for.
+
+    Raises:
+      ValueError: a tensor is missing, or one is there that the model has no use for (it would change the output).
+    """
+    expected = {names[slot.key].format(layer=slot.layer) for slot in parameter_slots(config)}
+    if missing := sorted(expected - found):
+        raise ValueError(f"{file}: {_some(missing)} missing; the checkpoint is incomplete, fetch it again")
+    if unknown := sorted(found - expected - ignored):
+        raise ValueError(
+            f"{file}: {_some(unknown)} not known to this architecture; "
+            "leaving weights out would change the output, so use a checkpoint without them"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"tensor {names[0]!r} is"
+    return f"{len(names)} tensors, among them {names[0]!r}, are"
