@@ -1,1 +1,1 @@
-"""What is computed: one decoder of the Llama architecture, described by its config."""
+"""What is computed: one decoder for all families, described by its config."""

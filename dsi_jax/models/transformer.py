@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.kv_cache import KVCache, init_cache
-from dsi_jax.models.layers import Block, RMSNorm, _init
+from dsi_jax.models.layers import Block, Norm, _init
 
 
 class Transformer(nn.Module):
@@ -34,15 +34,23 @@ class Transformer(nn.Module):
         table = self.param("embedding", init, shape, c.dtype)
         positions = cache.length[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
         x = jnp.take(table, tokens, axis=0).astype(c.dtype)
+        if c.embedding_scale != 1.0:
+            x = x * jnp.asarray(c.embedding_scale, c.dtype)
+        if c.learned_positions is not None:
+            places, rows = _init("slots", "embed", fan_in=c.width), (c.learned_positions, c.width)
+            # Padding may stand beyond the table: clipped, where the default would be NaN.
+            x = x + jnp.take(self.param("positions", places, rows, c.dtype), positions, axis=0, mode="clip")
         keys, values = [], []
         for layer in range(c.layers):
-            block = Block(c, name=f"block_{layer}")
+            block = Block(c, layer, name=f"block_{layer}")
             x, k, v = block(x, cache.keys[layer], cache.values[layer], positions)
             keys.append(k)
             values.append(v)
-        x = RMSNorm(c.norm_eps, name="final_norm")(x)
+        x = Norm(c.norm, c.norm_eps, name="final_norm")(x)
         head = table if c.tied_head else self.param("head", init, shape, c.dtype)
         logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
+        if c.logit_cap is not None:
+            logits = c.logit_cap * jnp.tanh(logits / c.logit_cap)
         return logits, KVCache(tuple(keys), tuple(values), cache.length + counts)
 
 
