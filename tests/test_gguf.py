@@ -10,7 +10,8 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dsi_jax.checkpoints.gguf import TENSOR_NAMES, open_gguf, packaged_gguf
+from dsi_jax.checkpoints.gguf import open_gguf, packaged_gguf
+from dsi_jax.checkpoints.gguf_config import TENSOR_NAMES
 from dsi_jax.checkpoints.slots import parameter_slots
 from dsi_jax.checkpoints.source import load_params
 from dsi_jax.models.config import ModelConfig
@@ -303,10 +304,16 @@ def test_flipped_header_bytes_never_raise_anything_else(file, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "qwen2"}, "architecture 'qwen2' is not supported"),
+        (
+            {"architecture": "mamba"},
+            "architecture 'mamba' is not supported; use .* llama, qwen2, qwen3, gemma2, gemma3",
+        ),
         ({"expert_count": 4}, "llama.expert_count=4 is not implemented"),
-        ({"rope.scaling.type": "yarn"}, "llama.rope.scaling.type='yarn' is not implemented"),
-        ({"rope.dimension_count": 8}, "rope.dimension_count=8 differs from the head dim 16"),
+        ({"rope.scaling.type": "yarn"}, "rope original_length=None must be at least 1 for yarn"),
+        ({"rope.scaling.type": "su"}, "rope.scaling.type='su' is not implemented"),
+        ({"rope.dimension_count": 7}, "rope features=7 must be even"),
+        ({"attention.value_length": 8}, "attention.value_length=8 differs from key_length=16"),
+        ({"attention.sliding_window": 64}, "llama.attention.sliding_window=64 is not implemented"),
         ({"block_count": None}, "llama.block_count is missing"),
         ({"attention.head_count": 3}, "heads=3 must be a multiple of kv_heads=2"),
         ({"embedding_length": 64}, "has shape .* where the config in the file asks for"),
@@ -321,12 +328,11 @@ def test_metadata_we_cannot_follow(changes, message, tmp_path, params):
 
 def test_missing_unknown_and_unsupported_tensors(tmp_path, params):
     tensors = stored_tensors(params)
-    with pytest.raises(ValueError, match=r"tensor 'rope_freqs[.]weight' is not known"):
-        open_gguf(write(tmp_path / "a.gguf", tensors | {"rope_freqs.weight": np.ones(8, np.float32)}))
+    with pytest.raises(ValueError, match=r"tensor 'blk.0.attn_sinks[.]weight' is not known"):
+        open_gguf(write(tmp_path / "a.gguf", tensors | {"blk.0.attn_sinks.weight": np.ones(8, np.float32)}))
     name = "blk.1.attn_v.weight"
-    ternary = np.zeros((64, 54), np.uint8)
-    with pytest.raises(ValueError, match=f"tensor '{name}' has type TQ1_0; requantise"):
-        open_gguf(write(tmp_path / "b.gguf", tensors | {name: ternary}, kinds={name: Kind.TQ1_0}))
+    with pytest.raises(ValueError, match=f"tensor '{name}' has type I32; requantise .* F32, F16, Q4_0, "):
+        open_gguf(write(tmp_path / "b.gguf", tensors | {name: np.zeros((32, 32), np.int32)}))
     del tensors[name]
     with pytest.raises(ValueError, match=f"tensor '{name}' is missing"):
         open_gguf(write(tmp_path / "c.gguf", tensors))

@@ -1,86 +1,22 @@
 """Local directories in Hugging Face layout: config.json, safetensors, tokenizer.json.
 
-A family is a row of `FAMILIES`: tensor names, field names, defaults, and the fields that we do not implement with the
-values under which they change nothing. Another family with the same blocks needs a row and no code.
+What differs between model families stands in `families.FAMILIES`.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from dsi_jax.checkpoints.slots import Slot, TreePath, check_names, stream_slots
+from dsi_jax.checkpoints import safetensors_file
+from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, check_names, stream_slots
+from dsi_jax.checkpoints.tensor_file import StoredTensor
 from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json
 from dsi_jax.models.config import ModelConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """How the checkpoints of one `architectures` entry are written."""
-
-    names: Mapping[str, str]  # slot key -> tensor name
-    fields: Mapping[str, str]  # ModelConfig field -> config.json field
-    defaults: Mapping[str, Any]  # of config.json fields that may be left out
-    neutral: Mapping[str, tuple[Any, ...]]  # config.json field -> the values that we implement
-    ignored: frozenset[str] = frozenset()  # tensors that carry no weights of their own
-
-
-_LLAMA = Family(
-    names={
-        "embedding": "model.embed_tokens.weight",
-        "head": "lm_head.weight",
-        "final_norm/scale": "model.norm.weight",
-        "attention_norm/scale": "model.layers.{layer}.input_layernorm.weight",
-        "attention/q": "model.layers.{layer}.self_attn.q_proj.weight",
-        "attention/k": "model.layers.{layer}.self_attn.k_proj.weight",
-        "attention/v": "model.layers.{layer}.self_attn.v_proj.weight",
-        "attention/o": "model.layers.{layer}.self_attn.o_proj.weight",
-        "mlp_norm/scale": "model.layers.{layer}.post_attention_layernorm.weight",
-        "mlp/gate": "model.layers.{layer}.mlp.gate_proj.weight",
-        "mlp/up": "model.layers.{layer}.mlp.up_proj.weight",
-        "mlp/down": "model.layers.{layer}.mlp.down_proj.weight",
-    },
-    fields={
-        "vocab_size": "vocab_size",
-        "width": "hidden_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "kv_heads": "num_key_value_heads",
-        "head_dim": "head_dim",
-        "mlp_width": "intermediate_size",
-        "norm_eps": "rms_norm_eps",
-        "tied_head": "tie_word_embeddings",
-    },
-    defaults={
-        "num_key_value_heads": None,  # as many as query heads
-        "head_dim": None,  # hidden_size / num_attention_heads
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": False,
-        "rope_theta": 10_000.0,
-        "max_position_embeddings": 2048,
-        "sliding_window": None,
-    },
-    neutral={
-        "hidden_act": (None, "silu"),
-        "attention_bias": (None, False),
-        "mlp_bias": (None, False),
-        "partial_rotary_factor": (None, 1.0),
-        "quantization_config": (None,),
-    },
-    ignored=frozenset({"model.layers.{layer}.self_attn.rotary_emb.inv_freq"}),
-)
-_MISTRAL = dataclasses.replace(
-    _LLAMA,
-    defaults=_LLAMA.defaults | {"num_key_value_heads": 8, "max_position_embeddings": 4096 * 32, "sliding_window": 4096},
-)
-
-FAMILIES = {"LlamaForCausalLM": _LLAMA, "MistralForCausalLM": _MISTRAL}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,18 +26,19 @@ class HuggingFaceSource:
     directory: Path
     config: ModelConfig
     family: Family
-    files: Mapping[str, Path]  # tensor name -> the safetensors file that holds it
+    stored: Mapping[str, StoredTensor]  # by name
 
-    def tensors(self) -> Iterator[tuple[TreePath, np.ndarray]]:
-        """Yield every leaf of the parameter tree once, in the tree's shape and dtype."""
-        with contextlib.ExitStack() as stack:
-            opened = {path: stack.enter_context(_open_shard(path)) for path in sorted(set(self.files.values()))}
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the model."""
+        return (self.directory / "config.json", *sorted({tensor.file for tensor in self.stored.values()}))
 
-            def read(slot: Slot, name: str) -> np.ndarray:
-                del slot
-                return _read_tensor(opened[self.files[name]], name, self.files[name])
+    def tensors(self, wanted: Callable[[TreePath], bool] | None = None) -> Iterator[tuple[TreePath, np.ndarray]]:
+        """Yield the leaves of the parameter tree, or those wanted, in the tree's shape and dtype."""
+        return stream_slots(self.config, self.family.names, self._read, self.directory, wanted)
 
-            yield from stream_slots(self.config, self.family.names, read, self.directory)
+    def _read(self, slot: Slot, name: str) -> np.ndarray:
+        safetensors_file.check_readable(self.stored[name])
+        return self.stored[name].read(np.dtype(np.float32) if slot.of_norm else DTYPES[self.config.dtype])
 
     def tokenizer(self) -> TextTokenizer:
         """Read tokenizer.json, the chat template and the ids that end a text."""
@@ -131,7 +68,7 @@ def open_huggingface(
     prefill_width: int | None = 64,
     dtype: str = "float32",
 ) -> HuggingFaceSource:
-    """Open a local directory with a Llama or Mistral checkpoint; reads metadata only.
+    """Open a local directory with a checkpoint of a known family; reads metadata only.
 
     Args:
       directory: holds config.json, safetensors (one file or several with an index) and tokenizer.json.
@@ -149,16 +86,17 @@ def open_huggingface(
     fields = _read_json(path)
     family = _family(path, fields)
     fields = dict(family.defaults) | fields
-    max_length = min(max_length, _need(path, fields, "max_position_embeddings"))
-    _check_supported(path, family, fields, max_length)
+    _check_supported(path, family, fields)
+    max_length = min(max_length, _need(path, fields, family.length))
     widths = {"verify_width": verify_width, "prefill_width": prefill_width}
     config = _config(path, family, fields, max_length=max_length, dtype=dtype, **widths)
     files = _tensor_files(directory)
-    ignored = {name.format(layer=layer) for name in family.ignored for layer in range(config.layers)}
+    names, ignored = _names_in(family, set(files))
+    ignored = {name.format(layer=layer) for name in ignored for layer in range(config.layers)}
     if config.tied_head:
-        ignored.add(family.names["head"])  # written by some, and not read by Transformers either
-    check_names(set(files), config, family.names, ignored, directory)
-    return HuggingFaceSource(directory, config, family, files)
+        ignored.add(names["head"])  # written by some, and not read by Transformers either
+    check_names(set(files), config, names, ignored, directory)
+    return HuggingFaceSource(directory, config, family, names, files)
 
 
 # ------------------------------------------------------------------------------------------------------ config.json
@@ -189,30 +127,18 @@ def _family(path: Path, fields: Mapping[str, Any]) -> Family:
     raise ValueError(f"{path}: architectures={names} is not supported; use one of {', '.join(FAMILIES)}")
 
 
-def _check_supported(path: Path, family: Family, fields: Mapping[str, Any], max_length: int) -> None:
+def _check_supported(path: Path, family: Family, fields: Mapping[str, Any]) -> None:
     for name, neutral in family.neutral.items():
         if fields.get(name) not in neutral:
             raise ValueError(f"{path}: {name}={fields[name]!r} is not implemented; use a model without it")
-    for name in ("rope_scaling", "rope_parameters"):
-        rope = fields.get(name) or {}
-        if rope.get("rope_type", rope.get("type", "default")) != "default" or rope.get("partial_rotary_factor", 1) != 1:
-            raise ValueError(f"{path}: {name}={rope} is not implemented; use a model with plain rotary embeddings")
-    window = fields["sliding_window"]
-    if window is not None and window < max_length:
-        raise ValueError(
-            f"{path}: sliding_window={window} is not implemented beyond {window} tokens; open with max_length={window}"
-        )
 
 
 def _config(path: Path, family: Family, fields: Mapping[str, Any], **run: Any) -> ModelConfig:
-    values = {ours: _need(path, fields, theirs) for ours, theirs in family.fields.items()}
-    rope = fields.get("rope_parameters") or {}
+    values = {ours: _need(path, fields, theirs) for ours, theirs in family.fields.items()} | dict(family.fixed)
     try:
-        if values["kv_heads"] is None:
-            values["kv_heads"] = values["heads"]
-        if values["head_dim"] is None:
-            values["head_dim"] = values["width"] // values["heads"]
-        return ModelConfig(**values, rope_theta=rope.get("rope_theta", fields["rope_theta"]), **run)
+        for derive in family.derive:
+            values |= derive(fields)
+        return ModelConfig(**values, **run)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -220,45 +146,29 @@ def _config(path: Path, family: Family, fields: Mapping[str, Any], **run: Any) -
 # ------------------------------------------------------------------------------------------------------- safetensors
 
 
-def _tensor_files(directory: Path) -> dict[str, Path]:
-    """Map the names of all tensors in the directory to their files."""
+def _stored_tensors(directory: Path) -> dict[str, StoredTensor]:
+    """List all tensors in the directory."""
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if single.is_file():
-        with _open_shard(single) as shard:
-            return dict.fromkeys(shard.keys(), single)
+        return safetensors_file.read_header(single)
     if index.is_file():
-        return _indexed_files(index)
+        return _indexed_tensors(index)
     if any(directory.glob("*.bin")):
         raise ValueError(f"{directory}: only .bin weights, which run code when read; convert them to safetensors")
     raise FileNotFoundError(f"{directory}: neither model.safetensors nor its index; fetch the checkpoint's weights")
 
 
-def _indexed_files(index: Path) -> dict[str, Path]:
+def _indexed_tensors(index: Path) -> dict[str, StoredTensor]:
     weights = _need(index, _read_json(index), "weight_map")
-    files = {}
+    stored: dict[str, StoredTensor] = {}
     for name in sorted(set(weights.values())):
         if Path(name).name != name:
             raise ValueError(f"{index}: shard {name!r} lies outside the directory; fetch the index again")
         path = index.parent / name
         if not path.is_file():
             raise FileNotFoundError(f"{path}: shard listed in {index.name} is missing; fetch it")
-        with _open_shard(path) as shard:
-            files.update(dict.fromkeys(shard.keys(), path))
-    return files
-
-
-def _open_shard(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); fetch it again") from error
-
-
-def _read_tensor(shard: Any, name: str, path: Path) -> np.ndarray:
-    kind = shard.get_slice(name).get_dtype()
-    if kind not in ("F32", "F16", "BF16"):
-        raise ValueError(f"{path}: tensor {name!r} has type {kind}; convert the checkpoint to F32, F16 or BF16")
-    return shard.get_tensor(name)
+        stored |= safetensors_file.read_header(path)
+    return stored
 
 
 # --------------------------------------------------------------------------------------------------------- tokenizer

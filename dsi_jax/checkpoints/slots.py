@@ -23,7 +23,7 @@ from dsi_jax.models.config import ModelConfig
 
 TreePath = tuple[str, ...]  # where a leaf stands in the parameter tree of `models.transformer.Transformer`
 
-_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +107,7 @@ def stream_slots(
     names: Mapping[str, str],
     read: Callable[[Slot, str], np.ndarray],
     file: str | os.PathLike[str],
+    wanted: Callable[[TreePath], bool] | None = None,
 ) -> Iterator[tuple[TreePath, np.ndarray]]:
     """Read every leaf by its name in the file and bring it into the tree's shape and dtype.
 
@@ -115,15 +116,21 @@ def stream_slots(
       names: slot key -> tensor name, with "{layer}" for the block's number.
       read: returns the stored tensor (any float dtype) of a slot under a name.
       file: for error messages.
+      wanted: which leaves to read; None: all.
 
     Raises:
       ValueError: a stored tensor has another shape than the config asks for.
     """
     for slot in parameter_slots(config):
+        if wanted is not None and not wanted(slot.path):
+            continue
         name = names[slot.key].format(layer=slot.layer)
-        stored = read(slot, name)
-        check_shape(file, name, stored.shape, slot.stored_shape)
-        yield slot.path, _to_leaf(stored, slot, _DTYPES[config.dtype])
+        yield slot.path, _to_leaf(_checked(read(slot, name), slot, name, file), slot, DTYPES[config.dtype])
+
+
+def _checked(stored: np.ndarray, slot: Slot, name: str, file: Any) -> np.ndarray:
+    check_shape(file, name, stored.shape, slot.stored_shape)
+    return stored
 
 
 def check_shape(file: Any, name: str, found: Sequence[int], expected: Sequence[int]) -> None:
@@ -136,12 +143,15 @@ def check_shape(file: Any, name: str, found: Sequence[int], expected: Sequence[i
 
 
 def _to_leaf(stored: np.ndarray, slot: Slot, dtype: np.dtype) -> np.ndarray:
-    """Turn a stored tensor into a leaf that owns its memory; scales and biases of norms stay float32."""
-    if slot.of_norm:
-        return np.array(stored, np.float32)
-    if not slot.transposed:
-        return np.array(stored, dtype).reshape(slot.shape)
-    return np.array(stored.T, dtype, order="C").reshape(slot.shape)
+    """Turn a stored tensor into a leaf that owns its memory; scales and biases of norms stay float32.
+
+    A tensor that owns its memory and has the right type and layout already is the leaf: large tables are not copied.
+    """
+    dtype = np.dtype(np.float32) if slot.of_norm else dtype
+    if slot.transposed:
+        return np.array(stored.T, dtype, order="C").reshape(slot.shape)
+    owned = stored.flags.owndata and stored.flags.writeable and stored.dtype == dtype
+    return (stored if owned else np.array(stored, dtype)).reshape(slot.shape)
 
 
 def check_names(found: set[str], config: ModelConfig, names: Mapping[str, str], ignored: set[str], file: Any) -> None:

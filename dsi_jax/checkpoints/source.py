@@ -1,6 +1,7 @@
 """What every checkpoint format offers, and how its tensors reach the devices one at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -20,14 +21,20 @@ class Source(Protocol):
     @property
     def config(self) -> ModelConfig: ...
 
-    def tensors(self) -> Iterator[tuple[TreePath, np.ndarray]]:
-        """Yield every leaf of the parameter tree once, in the tree's shape and dtype."""
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the model."""
+
+    def tensors(self, wanted: Callable[[TreePath], bool] | None = None) -> Iterator[tuple[TreePath, np.ndarray]]:
+        """Yield the leaves of the parameter tree, or those wanted, in the tree's shape and dtype."""
 
     def tokenizer(self) -> TextTokenizer: ...
 
 
 def load_params(source: Source, shardings: Sequence[Shardings] = (None,), progress: bool = True) -> list[Any]:
-    """Stream a checkpoint to several replicas; the host holds about one tensor at a time.
+    """Stream a checkpoint to several replicas; every tensor is read once.
+
+    This process drives all devices, so it needs every slice of a tensor: it reads the whole tensor, and each device
+    takes its slice from there. The host holds one tensor beside its stored form, and nothing of the last one.
 
     Args:
       source: an opened checkpoint.
@@ -43,13 +50,18 @@ def load_params(source: Source, shardings: Sequence[Shardings] = (None,), progre
     """
     replicas: list[dict[str, Any]] = [{} for _ in shardings]
     total = len(parameter_slots(source.config))
-    for path, leaf in tqdm(source.tensors(), "loading weights", total, unit="tensor", disable=not progress):
-        for params, tree in zip(replicas, shardings, strict=True):
-            # The CPU backend takes over host memory that happens to be aligned (`may_alias=False` does not stop it);
-            # with a copy for each, no two replicas own the same buffer.
-            placed = jax.device_put(leaf.copy(), _sharding_at(tree, path))
-            jax.block_until_ready(placed)  # or the host would run ahead and hold many tensors at once
-            _insert(params, path, placed)
+    with tqdm(desc="loading weights", total=total, unit="tensor", disable=not progress) as bar:
+        for path, leaf in source.tensors():  # not through the bar, which would hold on to the last leaf
+            for params, tree in zip(replicas, shardings, strict=True):
+                # The CPU backend takes over host memory that happens to be aligned (`may_alias=False` does not stop
+                # it); with a copy for all but the last, no two replicas own the same buffer.
+                own = leaf if params is replicas[-1] else leaf.copy()
+                placed = jax.device_put(own, _sharding_at(tree, path))
+                jax.block_until_ready(placed)  # or the host would run ahead and hold many tensors at once
+                _insert(params, path, placed)
+                del own, placed
+            del leaf
+            bar.update()
     return replicas
 
 
