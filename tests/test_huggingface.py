@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import ml_dtypes
@@ -10,10 +11,11 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, models
 
-from dsi_jax.checkpoints.huggingface import FAMILIES, open_huggingface
+from dsi_jax.checkpoints.families import FAMILIES
+from dsi_jax.checkpoints.huggingface import open_huggingface
 from dsi_jax.checkpoints.slots import parameter_slots
 from dsi_jax.checkpoints.source import load_params
-from dsi_jax.models.config import ModelConfig
+from dsi_jax.models.config import ModelConfig, Rope, SlidingWindow
 from dsi_jax.models.transformer import init_params
 
 TINY = ModelConfig(
@@ -128,14 +130,51 @@ def test_fields_reach_the_config(directory, changes, expected):
     assert config == dataclasses.replace(TINY, **expected)
 
 
-def test_mistral_within_its_window(directory):
+def test_mistral_slides_in_every_layer(directory):
     mistral = {"architectures": ["MistralForCausalLM"], "max_position_embeddings": 9000}
-    assert open_huggingface(configure(directory, sliding_window=None, **mistral)).config.max_length == 2048
-    assert open_huggingface(configure(directory, sliding_window=2048, **mistral)).config.max_length == 2048
+    assert open_huggingface(configure(directory, sliding_window=None, **mistral)).config.window is None
     configure(directory, **mistral)  # the family's own default, 4096
-    assert open_huggingface(directory, max_length=4096).config.max_length == 4096
-    with pytest.raises(ValueError, match=r"sliding_window=4096 is not implemented beyond .* max_length=4096"):
-        open_huggingface(directory, max_length=4097)
+    config = open_huggingface(directory, max_length=9000).config
+    assert (config.window, config.max_length) == (SlidingWindow(4096, (0, 1)), 9000)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sliding"),
+    [
+        ({"architectures": ["Gemma2ForCausalLM"]}, (0, 2, 4, 6)),
+        ({"architectures": ["Gemma3ForCausalLM"]}, (0, 1, 2, 3, 4, 6)),
+        ({"architectures": ["Gemma3ForCausalLM"], "sliding_window_pattern": 2}, (0, 2, 4, 6)),
+        ({"architectures": ["Qwen2ForCausalLM"]}, None),
+        ({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "max_window_layers": 5}, (5, 6)),
+        ({"architectures": ["Gemma2ForCausalLM"], "layer_types": ["full_attention"] * 6 + ["sliding_attention"]}, (6,)),
+    ],
+)
+def test_layers_that_slide(fields, sliding):
+    family = FAMILIES[fields["architectures"][0]]
+    given = dict(family.defaults) | {"hidden_size": 8, "num_hidden_layers": 7, "num_attention_heads": 4} | fields
+    derived = {}
+    for derive in family.derive:
+        derived |= derive(given)
+    assert (derived["window"].layers if "window" in derived else None) == sliding
+
+
+ROPES = [
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, Rope("linear", None, 2.0)),
+    ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, Rope("dynamic", None, 2.0, 64)),
+    (
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 16}},
+        Rope("yarn", None, 4, 16),
+    ),
+    (
+        {"rope_scaling": {"rope_type": "yarn", "factor": 40.0, "mscale": 0.5, "mscale_all_dim": 1.0}},
+        Rope("yarn", None, 40.0, 64, attention_factor=(1 + 0.05 * math.log(40)) / (1 + 0.1 * math.log(40))),
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "rope"), ROPES)
+def test_rotary_fields_reach_the_config(directory, changes, rope):
+    assert open_huggingface(configure(directory, **changes)).config.rope == rope
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
@@ -145,13 +184,27 @@ def test_mistral_within_its_window(directory):
     ("changes", "message"),
     [
         ({"architectures": ["GemmaForCausalLM"]}, "architectures=.*Gemma.* is not supported"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling=.* is not implemented"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling=.* is not implemented"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters=.* is not implemented"),
-        ({"attention_bias": True}, "attention_bias=True is not implemented"),
-        ({"mlp_bias": True}, "mlp_bias=True is not implemented"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not implemented"),
+        ({"architectures": []}, "use one of LlamaForCausalLM, MistralForCausalLM, .*GPTNeoXForCausalLM"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope type 'llama3' lacks low_freq_factor"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope type 'yarn' lacks factor"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.0}}, "rope factor=0.0 must be positive"),
+        ({"rope_scaling": {"type": "magic"}}, "rope type 'magic' is not implemented; known are default, linear"),
+        ({"rope_scaling": {"type": "yarn", "mrope_section": [1]}}, r"rotary field mrope_section=\[1\] is not implem"),
+        (
+            {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0] * 4}},
+            "longrope has 1 short and 4 long factors where 8 rotary features need 4",
+        ),
+        ({"attention_bias": True}, "8 tensors, among them .*k_proj.bias', are missing"),
+        ({"mlp_bias": True}, "6 tensors, among them .*down_proj.bias', are missing"),
+        ({"hidden_act": "relu"}, "hidden_act='relu' is not implemented"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0 is not implemented"),
+        ({"sliding_window": 8}, "sliding_window=8 is not implemented"),
+        (
+            {"architectures": ["MistralForCausalLM"], "layer_types": ["full_attention"] * 2},
+            "layer_types=.* is not",
+        ),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not implemented"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5 is not implemented"),
         ({"quantization_config": {"bits": 4}}, "quantization_config=.* is not implemented"),
         ({"num_attention_heads": 5}, "heads=5 must be a multiple of kv_heads=2"),
         ({"remove": ["hidden_size"]}, "field 'hidden_size' is missing"),

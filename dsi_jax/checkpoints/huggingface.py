@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from dsi_jax.checkpoints import safetensors_file
+from dsi_jax.checkpoints.families import FAMILIES, Family
+from dsi_jax.checkpoints.fused import read_slot
 from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, check_names, stream_slots
 from dsi_jax.checkpoints.tensor_file import StoredTensor
 from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json
@@ -26,6 +28,7 @@ class HuggingFaceSource:
     directory: Path
     config: ModelConfig
     family: Family
+    names: Mapping[str, str]  # slot key -> name of a stored tensor
     stored: Mapping[str, StoredTensor]  # by name
 
     def files(self) -> tuple[Path, ...]:
@@ -34,11 +37,12 @@ class HuggingFaceSource:
 
     def tensors(self, wanted: Callable[[TreePath], bool] | None = None) -> Iterator[tuple[TreePath, np.ndarray]]:
         """Yield the leaves of the parameter tree, or those wanted, in the tree's shape and dtype."""
-        return stream_slots(self.config, self.family.names, self._read, self.directory, wanted)
+        return stream_slots(self.config, self.names, self._read, self.directory, wanted)
 
     def _read(self, slot: Slot, name: str) -> np.ndarray:
         safetensors_file.check_readable(self.stored[name])
-        return self.stored[name].read(np.dtype(np.float32) if slot.of_norm else DTYPES[self.config.dtype])
+        dtype = np.dtype(np.float32) if slot.of_norm else DTYPES[self.config.dtype]
+        return read_slot(self.stored[name], slot, self.family, self.config, dtype)
 
     def tokenizer(self) -> TextTokenizer:
         """Read tokenizer.json, the chat template and the ids that end a text."""
@@ -90,13 +94,13 @@ def open_huggingface(
     max_length = min(max_length, _need(path, fields, family.length))
     widths = {"verify_width": verify_width, "prefill_width": prefill_width}
     config = _config(path, family, fields, max_length=max_length, dtype=dtype, **widths)
-    files = _tensor_files(directory)
-    names, ignored = _names_in(family, set(files))
+    stored = _stored_tensors(directory)
+    names, ignored = _names_in(family, set(stored))
     ignored = {name.format(layer=layer) for name in ignored for layer in range(config.layers)}
     if config.tied_head:
         ignored.add(names["head"])  # written by some, and not read by Transformers either
-    check_names(set(files), config, names, ignored, directory)
-    return HuggingFaceSource(directory, config, family, names, files)
+    check_names(set(stored), config, names, ignored, directory)
+    return HuggingFaceSource(directory, config, family, names, stored)
 
 
 # ------------------------------------------------------------------------------------------------------ config.json
@@ -169,6 +173,15 @@ def _indexed_tensors(index: Path) -> dict[str, StoredTensor]:
             raise FileNotFoundError(f"{path}: shard listed in {index.name} is missing; fetch it")
         stored |= safetensors_file.read_header(path)
     return stored
+
+
+def _names_in(family: Family, found: set[str]) -> tuple[dict[str, str], frozenset[str]]:
+    """The family's tensor names as these files have them, and those that are ignored."""
+    names, ignored = dict(family.names), family.ignored
+    if family.prefix and not any(name.startswith(family.prefix) for name in found):
+        names = {key: name.removeprefix(family.prefix) for key, name in names.items()}
+        ignored = frozenset(name.removeprefix(family.prefix) for name in ignored)
+    return names | {key: older for key, older in family.renamed.items() if older in found}, ignored
 
 
 # --------------------------------------------------------------------------------------------------------- tokenizer

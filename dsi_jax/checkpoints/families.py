@@ -1,0 +1,404 @@
+"""Model families as Hugging Face writes them: one row each, from config.json and tensor names to one decoder.
+
+A row says where tensors and fields are found, which fields may be left out, what the family always has, and which
+fields we do not implement, with the values under which they change nothing. `derive` makes the parts of a ModelConfig
+that take more than a renaming. Nothing here reads a file.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dsi_jax.checkpoints.rope_fields import Fields, gemma3_rope, neox_rope, phi3_rope, plain_rope
+from dsi_jax.models.config import SlidingWindow
+
+_ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fused:
+    """Slots whose rows lie in one stored tensor: each as a whole, or in turns head by head."""
+
+    members: tuple[str, ...]  # slot keys, in the order of the rows
+    by_head: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """How the checkpoints of one `architectures` entry are written."""
+
+    names: Mapping[str, str]  # slot key -> tensor name
+    fields: Mapping[str, str]  # ModelConfig field -> config.json field
+    defaults: Mapping[str, Any]  # of config.json fields that may be left out
+    neutral: Mapping[str, tuple[Any, ...]]  # config.json field -> the values that we implement
+    derive: tuple[Callable[[Fields], Mapping[str, Any]], ...]  # config.json fields -> ModelConfig fields
+    length: str = "max_position_embeddings"  # config.json field: positions that the model was made for
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # ModelConfig fields that all of it share
+    fused: tuple[Fused, ...] = ()
+    input_major: bool = False  # matrices are stored as [in, out]
+    norm_offset: float = 0.0  # added to stored norm scales
+    ignored: frozenset[str] = frozenset()  # tensors that carry no weights of their own
+    prefix: str = ""  # of all tensor names, left out by some checkpoints
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)  # slot key -> its name in older checkpoints
+
+
+# ------------------------------------------------------------------------------------------------------ derivations
+
+
+def attention_sizes(fields: Fields) -> dict[str, Any]:
+    """Heads of keys and values, and their size, where a config may leave them out."""
+    heads, width = fields["num_attention_heads"], fields["hidden_size"]
+    kv_heads, head_dim = fields.get("num_key_value_heads"), fields.get("head_dim")
+    return {"kv_heads": kv_heads or heads, "head_dim": head_dim or width // heads}
+
+
+def gpt_sizes(fields: Fields) -> dict[str, Any]:
+    """Sizes of GPT-2 and its kin, whose learned positions are as many as it has of them."""
+    heads, width = fields["n_head"], fields["n_embd"]
+    return {
+        "kv_heads": 1 if fields.get("multi_query") else heads,
+        "head_dim": width // heads,
+        "mlp_width": fields["n_inner"] or 4 * width,
+        "learned_positions": fields["n_positions"],
+    }
+
+
+def activation(field: str) -> Callable[[Fields], dict[str, Any]]:
+    def derive(fields: Fields) -> dict[str, Any]:
+        if fields[field] not in _ACTIVATIONS:
+            known = ", ".join(_ACTIVATIONS)
+            raise ValueError(f"{field}={fields[field]!r} is not implemented; use a model with one of {known}")
+        return {"activation": _ACTIVATIONS[fields[field]]}
+
+    return derive
+
+
+def biases(fields: Fields) -> dict[str, Any]:
+    """Biases of all projections of attention, or of none, as newer families say it in one field."""
+    return {"qkv_bias": bool(fields["attention_bias"]), "out_bias": bool(fields["attention_bias"])}
+
+
+def sliding(rule: Callable[[Fields, int], bool]) -> Callable[[Fields], dict[str, Any]]:
+    """Make the derivation of the layers that slide: those of `layer_types`, or without it those of the rule."""
+
+    def derive(fields: Fields) -> dict[str, Any]:
+        size, count, types = fields["sliding_window"], fields["num_hidden_layers"], fields.get("layer_types")
+        if size is None or not fields.get("use_sliding_window", True):
+            return {}
+        if types is None:
+            return {"window": SlidingWindow(size, tuple(layer for layer in range(count) if rule(fields, layer)))}
+        if len(types) != count or not set(types) <= {"sliding_attention", "full_attention"}:
+            raise ValueError(f"layer_types={types} is not implemented; each layer slides or is full")
+        return {"window": SlidingWindow(size, tuple(i for i, kind in enumerate(types) if kind == "sliding_attention"))}
+
+    return derive
+
+
+def gemma_scales(fields: Fields) -> dict[str, Any]:
+    """Embeddings grow by the root of the width, queries shrink by a number of their own."""
+    return {
+        "embedding_scale": math.sqrt(fields["hidden_size"]),
+        "query_scale": fields["query_pre_attn_scalar"] ** -0.5,
+    }
+
+
+def gemma3_window(fields: Fields) -> dict[str, Any]:
+    """Alternate as Gemma 3 does, with plain rotary embeddings of their own in the sliding layers."""
+    found = sliding(lambda fields, layer: (layer + 1) % fields["sliding_window_pattern"] != 0)(fields)
+    _, local_theta = gemma3_rope(fields)
+    return {"window": dataclasses.replace(found["window"], rope_theta=local_theta)} if found else {}
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
+
+_LLAMA_NAMES = {
+    "embedding": "model.embed_tokens.weight",
+    "head": "lm_head.weight",
+    "final_norm/scale": "model.norm.weight",
+    "attention_norm/scale": "model.layers.{layer}.input_layernorm.weight",
+    "mlp_norm/scale": "model.layers.{layer}.post_attention_layernorm.weight",
+    **{
+        f"attention/{slot}{ours}": f"model.layers.{{layer}}.self_attn.{slot}_proj.{theirs}"
+        for slot in "qkvo"
+        for ours, theirs in (("", "weight"), ("_bias", "bias"))
+    },
+    "attention/q_norm/scale": "model.layers.{layer}.self_attn.q_norm.weight",
+    "attention/k_norm/scale": "model.layers.{layer}.self_attn.k_norm.weight",
+    **{
+        f"mlp/{slot}{ours}": f"model.layers.{{layer}}.mlp.{slot}_proj.{theirs}"
+        for slot in ("gate", "up", "down")
+        for ours, theirs in (("", "weight"), ("_bias", "bias"))
+    },
+}
+_GEMMA_NAMES = _LLAMA_NAMES | {
+    "attention_post_norm/scale": "model.layers.{layer}.post_attention_layernorm.weight",
+    "mlp_norm/scale": "model.layers.{layer}.pre_feedforward_layernorm.weight",
+    "mlp_post_norm/scale": "model.layers.{layer}.post_feedforward_layernorm.weight",
+}
+_PHI3_NAMES = _LLAMA_NAMES | {
+    **{f"attention/{slot}": "model.layers.{layer}.self_attn.qkv_proj.weight" for slot in "qkv"},
+    **{f"mlp/{slot}": "model.layers.{layer}.mlp.gate_up_proj.weight" for slot in ("gate", "up")},
+}
+
+
+def _with_biases(names: Mapping[str, str]) -> dict[str, str]:
+    """Add the bias beside the weight of every projection and norm."""
+    biased = {}
+    for key, name in names.items():
+        other = key.removesuffix("/scale") + "/bias" if key.endswith("/scale") else f"{key}_bias"
+        biased |= {key: f"{name}.weight", other: f"{name}.bias"}
+    return biased
+
+
+_GPT_NAMES = {
+    "embedding": "transformer.wte.weight",
+    "positions": "transformer.wpe.weight",
+    "head": "lm_head.weight",
+    **_with_biases(
+        {
+            "final_norm/scale": "transformer.ln_f",
+            "attention_norm/scale": "transformer.h.{layer}.ln_1",
+            "mlp_norm/scale": "transformer.h.{layer}.ln_2",
+            **{f"attention/{slot}": "transformer.h.{layer}.attn.c_attn" for slot in "qkv"},
+            "attention/o": "transformer.h.{layer}.attn.c_proj",
+            "mlp/up": "transformer.h.{layer}.mlp.c_fc",
+            "mlp/down": "transformer.h.{layer}.mlp.c_proj",
+        }
+    ),
+}
+_NEOX_NAMES = {
+    "embedding": "gpt_neox.embed_in.weight",
+    "head": "lm_head.weight",
+    **_with_biases(
+        {
+            "final_norm/scale": "gpt_neox.final_layer_norm",
+            "attention_norm/scale": "gpt_neox.layers.{layer}.input_layernorm",
+            "mlp_norm/scale": "gpt_neox.layers.{layer}.post_attention_layernorm",
+            **{f"attention/{slot}": "gpt_neox.layers.{layer}.attention.query_key_value" for slot in "qkv"},
+            "attention/o": "gpt_neox.layers.{layer}.attention.dense",
+            "mlp/up": "gpt_neox.layers.{layer}.mlp.dense_h_to_4h",
+            "mlp/down": "gpt_neox.layers.{layer}.mlp.dense_4h_to_h",
+        }
+    ),
+}
+
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "tied_head": "tie_word_embeddings",
+}
+_LLAMA_FIELDS = _SIZES | {"mlp_width": "intermediate_size", "norm_eps": "rms_norm_eps"}
+
+# Fields of other families, which change the output where they are obeyed.
+_PLAIN = {
+    "quantization_config": (None,),
+    "is_encoder_decoder": (None, False),
+    "add_cross_attention": (None, False),
+    "use_bidirectional_attention": (None, False),
+    "num_experts": (None, 0),
+    "num_local_experts": (None, 0),
+    "embedding_multiplier": (None, 1),
+    "residual_multiplier": (None, 1),
+    "attention_multiplier": (None,),
+    "logits_scaling": (None, 1),
+    "logit_scale": (None, 1),
+    "qk_layernorm": (None, False),
+    "no_rope_layers": (None,),
+    "alibi": (None, False),
+    "attention_chunk_size": (None,),
+}
+_UNCAPPED = {"attn_logit_softcapping": (None,), "final_logit_softcapping": (None,)}
+_WHOLE = _PLAIN | _UNCAPPED | {"partial_rotary_factor": (None, 1)}
+_UNBIASED = {"attention_bias": (None, False), "mlp_bias": (None, False)}
+
+_GATED_DEFAULTS = {
+    "num_key_value_heads": None,  # as many as query heads
+    "head_dim": None,  # hidden_size / num_attention_heads
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_theta": 10_000.0,
+    "sliding_window": None,
+}
+
+_LLAMA = Family(
+    names=_LLAMA_NAMES,
+    fields=_LLAMA_FIELDS | {"mlp_bias": "mlp_bias"},
+    defaults=_GATED_DEFAULTS | {"max_position_embeddings": 2048, "attention_bias": False, "mlp_bias": False},
+    neutral=_WHOLE | {"sliding_window": (None,)},
+    derive=(attention_sizes, activation("hidden_act"), biases, plain_rope),
+    ignored=frozenset({"model.layers.{layer}.self_attn.rotary_emb.inv_freq"}),
+)
+_MISTRAL = dataclasses.replace(
+    _LLAMA,
+    fields=_LLAMA_FIELDS,
+    defaults=_GATED_DEFAULTS | {"num_key_value_heads": 8, "max_position_embeddings": 4096 * 32, "sliding_window": 4096},
+    neutral=_WHOLE | _UNBIASED | {"layer_types": (None,)},
+    derive=(attention_sizes, activation("hidden_act"), plain_rope, sliding(lambda fields, layer: True)),
+)
+_QWEN_DEFAULTS = _GATED_DEFAULTS | {
+    "max_position_embeddings": 32768,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
+_late_layers = sliding(lambda fields, layer: layer >= fields["max_window_layers"])
+_QWEN2 = dataclasses.replace(
+    _LLAMA,
+    fields=_LLAMA_FIELDS,
+    defaults=_QWEN_DEFAULTS | {"num_key_value_heads": 32},
+    neutral=_WHOLE | {"attention_bias": (None, True), "mlp_bias": (None, False)},
+    derive=(attention_sizes, activation("hidden_act"), plain_rope, _late_layers),
+    fixed={"qkv_bias": True},
+)
+_QWEN3 = dataclasses.replace(
+    _QWEN2,
+    defaults=_QWEN_DEFAULTS | {"num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
+    neutral=_WHOLE | {"mlp_bias": (None, False)},
+    derive=(*_QWEN2.derive, biases),
+    fixed={"qk_norm": True},
+)
+_GEMMA2 = Family(
+    names=_GEMMA_NAMES,
+    fields=_LLAMA_FIELDS | {"attention_cap": "attn_logit_softcapping", "logit_cap": "final_logit_softcapping"},
+    defaults={
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "rope_theta": 10_000.0,
+        "attention_bias": False,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "final_logit_softcapping": 30.0,
+        "attn_logit_softcapping": 50.0,
+    },
+    neutral=_PLAIN | {"partial_rotary_factor": (None, 1), "mlp_bias": (None, False)},
+    derive=(
+        attention_sizes,
+        activation("hidden_activation"),
+        biases,
+        plain_rope,
+        gemma_scales,
+        sliding(lambda fields, layer: layer % 2 == 0),
+    ),
+    fixed={"post_norms": True},
+    norm_offset=1.0,
+)
+_GEMMA3 = dataclasses.replace(
+    _GEMMA2,
+    fields=_LLAMA_FIELDS | {"logit_cap": "final_logit_softcapping"},
+    defaults=_GEMMA2.defaults
+    | {
+        "max_position_embeddings": 131_072,
+        "rope_theta": 1_000_000.0,
+        "rope_local_base_freq": 10_000.0,
+        "sliding_window_pattern": 6,
+        "final_logit_softcapping": None,
+        "attn_logit_softcapping": None,
+    },
+    neutral=_GEMMA2.neutral | {"attn_logit_softcapping": (None,)},  # Transformers passes it over
+    derive=(
+        attention_sizes,
+        activation("hidden_activation"),
+        biases,
+        lambda fields: gemma3_rope(fields)[0],
+        gemma_scales,
+        gemma3_window,
+    ),
+    fixed={"post_norms": True, "qk_norm": True},
+)
+_PHI3 = Family(
+    names=_PHI3_NAMES,
+    fields=_LLAMA_FIELDS,
+    defaults=_GATED_DEFAULTS
+    | {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096},
+    neutral=_PLAIN | _UNCAPPED | _UNBIASED,
+    derive=(attention_sizes, activation("hidden_act"), phi3_rope, sliding(lambda fields, layer: True)),
+    fused=(Fused(("attention/q", "attention/k", "attention/v")), Fused(("mlp/gate", "mlp/up"))),
+)
+_GPT2 = Family(
+    names=_GPT_NAMES,
+    fields={
+        "vocab_size": "vocab_size",
+        "width": "n_embd",
+        "layers": "n_layer",
+        "heads": "n_head",
+        "norm_eps": "layer_norm_epsilon",
+        "tied_head": "tie_word_embeddings",
+    },
+    defaults={
+        "n_positions": 1024,
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+    },
+    neutral=_PLAIN | {"scale_attn_weights": (None, True), "scale_attn_by_inverse_layer_idx": (None, False)},
+    derive=(gpt_sizes, activation("activation_function")),
+    length="n_positions",
+    fixed={"norm": "layer", "gated_mlp": False, "qkv_bias": True, "out_bias": True, "mlp_bias": True},
+    fused=tuple(Fused(tuple(f"attention/{slot}{kind}" for slot in "qkv")) for kind in ("", "_bias")),
+    input_major=True,
+    ignored=frozenset({"transformer.h.{layer}.attn.bias", "transformer.h.{layer}.attn.masked_bias"}),  # its mask
+    prefix="transformer.",
+)
+_BIGCODE = dataclasses.replace(
+    _GPT2,
+    defaults=_GPT2.defaults | {"activation_function": "gelu_pytorch_tanh", "multi_query": True},
+    neutral=_PLAIN | {"scale_attn_weights": (None, True), "multi_query": (True,)},
+    input_major=False,
+)
+_NEOX = Family(
+    names=_NEOX_NAMES,
+    fields=_SIZES
+    | {"mlp_width": "intermediate_size", "norm_eps": "layer_norm_eps", "parallel_residual": "use_parallel_residual"},
+    defaults={
+        "hidden_act": "gelu",
+        "max_position_embeddings": 2048,
+        "layer_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "use_parallel_residual": True,
+        "attention_bias": True,
+        "rotary_emb_base": 10_000.0,
+        "rotary_pct": 0.25,
+    },
+    neutral=_PLAIN | _UNCAPPED,
+    derive=(
+        lambda fields: attention_sizes({**fields, "num_key_value_heads": None, "head_dim": None}),
+        activation("hidden_act"),
+        biases,
+        neox_rope,
+    ),
+    fixed={"norm": "layer", "gated_mlp": False, "mlp_bias": True},
+    fused=tuple(Fused(tuple(f"attention/{slot}{kind}" for slot in "qkv"), by_head=True) for kind in ("", "_bias")),
+    ignored=frozenset(
+        f"gpt_neox.layers.{{layer}}.attention.{name}" for name in ("bias", "masked_bias", "rotary_emb.inv_freq")
+    ),
+    renamed={"head": "embed_out.weight"},
+)
+
+FAMILIES = {
+    "LlamaForCausalLM": _LLAMA,
+    "MistralForCausalLM": _MISTRAL,
+    "Qwen2ForCausalLM": _QWEN2,
+    "Qwen3ForCausalLM": _QWEN3,
+    "Gemma2ForCausalLM": _GEMMA2,
+    "Gemma3ForCausalLM": _GEMMA3,
+    "Phi3ForCausalLM": _PHI3,
+    "GPT2LMHeadModel": _GPT2,
+    "GPTBigCodeForCausalLM": _BIGCODE,
+    "GPTNeoXForCausalLM": _NEOX,
+}
