@@ -103,16 +103,12 @@ def _place(
 
 def _decode(kind: GGMLQuantizationType, raw: np.ndarray) -> np.ndarray:
     """Turn uint8[rows, bytes] into floats."""
-    if kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.F64):
-        return raw.view({"F32": "<f4", "F16": "<f2", "F64": "<f8"}[kind.name])
-    return dequantize(raw, kind)
+    return raw.view("<f4") if kind == GGMLQuantizationType.F32 else dequantize(raw, kind)
 
 
 @functools.cache
 def can_decode(kind: str) -> bool:
     """Whether the `gguf` package dequantises tensors of this type."""
-    if kind == "F64":
-        return True
     quantised = GGMLQuantizationType[kind]
     try:
         dequantize(np.zeros((1, GGML_QUANT_SIZES[quantised][1]), np.uint8), quantised)
