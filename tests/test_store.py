@@ -12,6 +12,7 @@ from flax.linen import meta
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dsi_jax.checkpoints import store
+from dsi_jax.checkpoints.source import load_params
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import init_params
 
@@ -74,9 +75,24 @@ def test_bfloat16_storage_halves_the_file_and_rounds_once(saved, params, tmp_pat
     assert_same(restored, rounded)
 
 
-def test_restore_casts_to_the_dtype_of_the_config(saved):
+def test_restore_casts_to_the_dtype_of_the_config_except_norm_scales(saved, params):
     half = store.restore(saved, dataclasses.replace(CONFIG, dtype="bfloat16"))
-    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype(jnp.bfloat16)}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(half):
+        assert leaf.dtype == (jnp.float32 if "norm" in jax.tree_util.keystr(path) else jnp.bfloat16), path
+    np.testing.assert_array_equal(half["embedding"], meta.unbox(params)["embedding"].astype(jnp.bfloat16))
+
+
+def test_leaves_restored_one_by_one_are_the_same(saved, params, monkeypatch):
+    monkeypatch.setattr(store, "GROUP_BYTES", 1)
+    assert_same(store.restore(saved), meta.unbox(params))
+
+
+def test_replicas_share_one_read_and_no_memory(saved, params):
+    replicas = load_params(store.open_store(saved), [None] * 3, progress=False)
+    for replica in replicas:
+        assert_same(replica, meta.unbox(params))
+    leaves = [leaf for replica in replicas for leaf in jax.tree.leaves(replica)]
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
 
 
 def test_save_refuses_to_overwrite_unless_told(copy, params):

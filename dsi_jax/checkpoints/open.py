@@ -9,11 +9,9 @@ from dsi_jax import embedded
 from dsi_jax.checkpoints import store
 from dsi_jax.checkpoints.gguf import open_gguf, packaged_gguf
 from dsi_jax.checkpoints.huggingface import open_huggingface
-from dsi_jax.checkpoints.source import load_params
-from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json
+from dsi_jax.checkpoints.source import Source, load_params
+from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.models.config import ModelConfig
-
-END_OF_TEXT = "<|endoftext|>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +48,21 @@ def open_model(source: ModelSource, progress: bool = True) -> OpenedModel:
         if (value := getattr(source, name)) is not None
     }
     path = _resolve(source.path)
-    if path.suffix == ".gguf" or _is_huggingface(path):
-        opened = open_gguf(path, **chosen) if path.suffix == ".gguf" else open_huggingface(path, **chosen)
-        tokenizer = load_tokenizer_json(source.tokenizer) if source.tokenizer else opened.tokenizer()
-        return OpenedModel(opened.config, tokenizer, lambda shardings: load_params(opened, shardings, progress))
-    config = dataclasses.replace(store.load_config(path), **chosen)
-    tokenizer = _store_tokenizer(path, source.tokenizer)
-    return OpenedModel(config, tokenizer, lambda shardings: [store.restore(path, config, s) for s in shardings])
+    opened = open_source(path, **chosen)
+    tokenizer = store.read_tokenizer(source.tokenizer) if source.tokenizer else opened.tokenizer()
+    return OpenedModel(opened.config, tokenizer, lambda shardings: load_params(opened, shardings, progress))
+
+
+def open_source(path: Path, **chosen: Any) -> Source:
+    """Open a checkpoint by its format: a GGUF file, a Hugging Face directory or our own.
+
+    Args:
+      path: what exists there decides.
+      chosen: fields of the config to open it with, such as `dtype`.
+    """
+    if path.suffix == ".gguf":
+        return open_gguf(path, **chosen)
+    return open_huggingface(path, **chosen) if _is_huggingface(path) else store.open_store(path, **chosen)
 
 
 def _resolve(path: str) -> Path:
@@ -78,13 +84,3 @@ def _resolve(path: str) -> Path:
 def _is_huggingface(path: Path) -> bool:
     """Whether a directory is laid out as Hugging Face does; ours keep their weights in `params/`."""
     return path.is_dir() and (path / "config.json").exists() and not (path / store.PARAMS).exists()
-
-
-def _store_tokenizer(directory: Path, given: str | None) -> TextTokenizer | None:
-    """Our own tokenizers end a text with END_OF_TEXT."""
-    for path in (given, directory / "tokenizer.json", directory.parent / "tokenizer.json"):
-        if path and Path(path).is_file():
-            tokenizer = load_tokenizer_json(path)
-            end = tokenizer.backend.token_to_id(END_OF_TEXT)
-            return dataclasses.replace(tokenizer, eos_ids=frozenset() if end is None else frozenset([end]))
-    return None

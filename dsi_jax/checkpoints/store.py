@@ -1,23 +1,34 @@
-"""Model directories of this project: `config.json`, `params/` (orbax), and sometimes `tokenizer.json`."""
+"""Model directories of this project: `config.json`, `params/` (orbax), and sometimes `tokenizer.json`.
+
+`save` writes the parameters as one orbax checkpoint; a converted model (`convert`) has one for each part, that is
+for each table and each block, so that an interrupted conversion can go on. Both are read alike, in groups of leaves.
+"""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax.linen import meta
 
+from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, parameter_slots
+from dsi_jax.checkpoints.source import Shardings, load_params
+from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json
 from dsi_jax.models.config import ModelConfig
-from dsi_jax.models.transformer import init_params
 
-FORMAT_VERSION = 1
-CONFIG, PARAMS = "config.json", "params"
+ONE_CHECKPOINT, IN_PARTS = 1, 2  # format versions
+CONFIG, PARAMS, TOKENIZER = "config.json", "params", "tokenizer.json"
+END_OF_TEXT = "<|endoftext|>"  # ends a text of the tokenizers that this project makes
+GROUP_BYTES = 64 << 20  # leaves restored together; a larger one comes alone
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
 
 
 def save(
@@ -39,18 +50,160 @@ def save(
     directory = Path(directory).absolute()
     params = meta.unbox(params)
     _check_shapes(config, params)
-    _clear(directory, overwrite)
+    clear(directory, overwrite)
     if storage_dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(storage_dtype), params)
+    digests = save_tree(directory / PARAMS, params)
+    write_header(directory, {"format_version": ONE_CHECKPOINT, "model": dataclasses.asdict(config), "sha256": digests})
+
+
+def save_tree(directory: Path, tree: Any) -> dict[str, str]:
+    """Write one orbax checkpoint; returns the SHA-256 of its files by name."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory / PARAMS, params)
-    _forget_path(directory / PARAMS)
-    fields = {
-        "format_version": FORMAT_VERSION,
-        "model": dataclasses.asdict(config),
-        "sha256": _digests(directory / PARAMS),
-    }
-    (directory / CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        checkpointer.save(directory, tree)
+    _forget_path(directory)
+    return digests_of(directory)
+
+
+def write_header(directory: Path, fields: Mapping[str, Any]) -> None:
+    """Write `config.json`, which makes a directory a model: it comes last, and whole or not at all."""
+    write_json(directory / CONFIG, fields)
+
+
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a file, or leave the old one as it is."""
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def clear(directory: Path, overwrite: bool) -> None:
+    """Make the directory, or empty it of an older model.
+
+    Raises:
+      FileExistsError: it holds something else, or `overwrite` is false.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if not any(directory.iterdir()):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{directory} is not empty; choose another directory or pass overwrite=True")
+    if not (directory / CONFIG).is_file():
+        raise FileExistsError(f"{directory} holds something that is no model; choose another directory")
+    (directory / CONFIG).unlink()
+    shutil.rmtree(directory / PARAMS, ignore_errors=True)
+
+
+def digests_of(directory: Path) -> dict[str, str]:
+    """Give the SHA-256 of every file below a directory, by sorted relative POSIX name."""
+    digests = {}
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            digests[path.relative_to(directory).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _check_shapes(config: ModelConfig, params: Any) -> None:
+    wanted = {jax.tree_util.keystr(_key_path(slot.path)): slot.shape for slot in parameter_slots(config)}
+    given = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise ValueError(f"params{name} is {given.get(name)} but the config wants {wanted.get(name)}")
+
+
+def _key_path(path: TreePath) -> tuple[jax.tree_util.DictKey, ...]:
+    return tuple(jax.tree_util.DictKey(name) for name in path)
+
+
+def _forget_path(directory: Path) -> None:
+    """Drop the absolute path of this machine, which orbax writes into its note of success, from what may be shared."""
+    note = directory / "commit_success.txt"
+    if note.is_file():
+        note.write_text("Checkpoint commit was successful\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreSource:
+    """An opened model directory; the tensors stay on disk until they are asked for."""
+
+    directory: Path
+    config: ModelConfig
+    header: Mapping[str, Any]
+
+    @property
+    def family(self) -> str:
+        return self.header.get("origin", {}).get("family", "this project's own")
+
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the model."""
+        params = self.directory / PARAMS
+        return (self.directory / CONFIG, *sorted(path for path in params.rglob("*") if path.is_file()))
+
+    def tensors(self, wanted: Callable[[TreePath], bool] | None = None) -> Iterator[tuple[TreePath, np.ndarray]]:
+        """Yield the leaves of the parameter tree, or those wanted, in the tree's shape and dtype.
+
+        The files are read twice, first to compare their digests: orbax returns wrong numbers for flipped bytes.
+        """
+        _check_digests(self.directory, self.header["sha256"])
+        for part, slots in self._parts():
+            for group in _groups(slots, wanted):
+                yield from self._restore(self.directory / PARAMS / part, slots, group)
+
+    def tokenizer(self) -> TextTokenizer | None:
+        """Read the tokenizer beside the weights, or the one that two models share from the directory above."""
+        for path in (self.directory / TOKENIZER, self.directory.parent / TOKENIZER):
+            if path.is_file():
+                return read_tokenizer(path, self.header.get("tokenizer"))
+        return None
+
+    def _parts(self) -> list[tuple[str, list[Slot]]]:
+        slots = parameter_slots(self.config)
+        if self.header["format_version"] == ONE_CHECKPOINT:
+            return [("", slots)]
+        return [(part, [slot for slot in slots if slot.path[0] == part]) for part in parts_of(self.config)]
+
+    def _restore(self, part: Path, slots: list[Slot], group: list[Slot]) -> Iterator[tuple[TreePath, np.ndarray]]:
+        item: dict[str, Any] = {}
+        for slot in slots:
+            wanted = jax.ShapeDtypeStruct(slot.shape, np.float32) if slot in group else ocp.PLACEHOLDER
+            _insert(item, slot.path, wanted)
+        kinds = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                tree = checkpointer.restore(part, args=ocp.args.PyTreeRestore(item=item, restore_args=kinds))
+        except Exception as error:  # orbax, tensorstore and json each raise their own kinds
+            kind, where = type(error).__name__, self.directory
+            raise ValueError(f"params in {where} cannot be read ({kind}); copy or save the model again") from None
+        for slot in group:
+            leaf = _take(tree, slot.path)
+            if leaf.shape != slot.shape:
+                raise ValueError(
+                    f"{self.directory}: tensor {'/'.join(slot.path)!r} has shape {list(leaf.shape)} where the config "
+                    f"asks for {list(slot.shape)}; save the model again"
+                )
+            yield slot.path, leaf.astype(np.float32 if slot.of_norm else DTYPES[self.config.dtype], copy=False)
+
+
+def open_store(directory: str | Path, **chosen: Any) -> StoreSource:
+    """Open a model directory; reads `config.json` only.
+
+    Args:
+      directory: as written by `save` or `convert`.
+      chosen: fields of the config to open it with, such as `dtype`.
+
+    Raises:
+      FileNotFoundError: the directory holds no model.
+      ValueError: its config is damaged, of another format version, or has missing or unknown fields.
+    """
+    directory = Path(directory).absolute()
+    header = _read_header(directory)
+    config = dataclasses.replace(_config_of(directory, header), **chosen)
+    if not (directory / PARAMS).is_dir():
+        raise FileNotFoundError(f"no params in {directory}: {PARAMS}/ is missing; copy or save the model again")
+    return StoreSource(directory, config, header)
 
 
 def load_config(directory: str | Path) -> ModelConfig:
@@ -60,47 +213,46 @@ def load_config(directory: str | Path) -> ModelConfig:
       FileNotFoundError: the directory holds no model.
       ValueError: its config is damaged, of another format version, or has missing or unknown fields.
     """
-    fields = _read_header(Path(directory))["model"]
-    known = [field.name for field in dataclasses.fields(ModelConfig)]
-    if unknown := sorted(set(fields) - set(known)):
-        raise ValueError(f"{directory}/{CONFIG} has unknown fields {unknown}; known are {known}")
-    try:
-        return ModelConfig(**fields)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{directory}/{CONFIG} does not describe a model ({error}); save the model again") from None
+    return _config_of(Path(directory), _read_header(Path(directory)))
 
 
-def restore(directory: str | Path, config: ModelConfig | None = None, shardings: Any = None) -> Any:
-    """Read the params of a model directory, each shard straight to its device.
-
-    The files are read twice, first to compare their digests: orbax returns wrong numbers for flipped bytes.
+def restore(directory: str | Path, config: ModelConfig | None = None, shardings: Shardings = None) -> Any:
+    """Read the params of a model directory.
 
     Args:
-      directory: as written by `save`.
+      directory: as written by `save` or `convert`.
       config: gives the shapes and the dtype to cast to; None: the directory's own.
       shardings: tree of `jax.sharding.Sharding` shaped like the params, or one for all; None: the default device.
 
     Returns:
-      Plain nested dict of arrays in `config.dtype`.
+      Plain nested dict of arrays in `config.dtype`, norm scales in float32.
 
     Raises:
       FileNotFoundError: the directory holds no model.
       ValueError: its files are damaged, or are params of another config.
     """
-    directory = Path(directory).absolute()
-    own = load_config(directory)
-    if not (directory / PARAMS).is_dir():
-        raise FileNotFoundError(f"no params in {directory}: {PARAMS}/ is missing; copy or save the model again")
-    _check_digests(directory)
-    wanted = _abstract_params(config or own, shardings)
-    if _shapes(_abstract_params(own)) != _shapes(wanted):
-        raise ValueError(f"{directory} holds a model of other shapes; restore it with its own config, {own}")
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(directory / PARAMS, wanted)
-    except Exception as error:  # orbax, tensorstore and json each raise their own kinds
-        kind = type(error).__name__
-        raise ValueError(f"params in {directory} cannot be read ({kind}); copy or save the model again") from None
+    source = open_store(directory)
+    if config is not None:
+        if _shapes(config) != _shapes(source.config):
+            raise ValueError(f"{directory} holds a model of other shapes; restore it with its own config")
+        source = dataclasses.replace(source, config=config)
+    return load_params(source, [shardings], progress=False)[0]
+
+
+def parts_of(config: ModelConfig) -> list[str]:
+    """Names of the parts of a converted model: the tables, the final norm, and the blocks."""
+    return list(dict.fromkeys(slot.path[0] for slot in parameter_slots(config)))
+
+
+def read_tokenizer(path: str | Path, described: Mapping[str, Any] | None = None) -> TextTokenizer:
+    """Read a tokenizer.json with what a model directory says about it; our own end a text with END_OF_TEXT."""
+    tokenizer = load_tokenizer_json(path)
+    if described:
+        eos_ids = frozenset(described["eos_ids"])
+        template, special = described["chat_template"], dict(described["special_tokens"])
+        return dataclasses.replace(tokenizer, eos_ids=eos_ids, chat_template=template, special_tokens=special)
+    end = tokenizer.backend.token_to_id(END_OF_TEXT)
+    return dataclasses.replace(tokenizer, eos_ids=frozenset() if end is None else frozenset([end]))
 
 
 def _read_header(directory: Path) -> dict[str, Any]:
@@ -113,76 +265,62 @@ def _read_header(directory: Path) -> dict[str, Any]:
         version = header.get("format_version")
     except (ValueError, AttributeError):
         raise ValueError(f"{path} is not a JSON object; copy or save the model in {directory} again") from None
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{path} has format_version={version}, this code reads {FORMAT_VERSION}; save the model again")
+    known = (ONE_CHECKPOINT, IN_PARTS)
+    if version not in known:
+        raise ValueError(f"{path} has format_version={version}, this code reads {known}; save the model again")
     if not all(isinstance(header.get(name), dict) for name in ("model", "sha256")):
         raise ValueError(f"{path} lacks its model or sha256 part; copy or save the model in {directory} again")
     return header
 
 
-def _digests(params: Path) -> dict[str, str]:
-    """Give the SHA-256 of every file below a directory, by sorted relative POSIX name."""
-    digests = {}
-    for path in sorted(path for path in params.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            digests[path.relative_to(params).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+def _config_of(directory: Path, header: Mapping[str, Any]) -> ModelConfig:
+    fields = header["model"]
+    known = [field.name for field in dataclasses.fields(ModelConfig)]
+    if unknown := sorted(set(fields) - set(known)):
+        raise ValueError(f"{directory}/{CONFIG} has unknown fields {unknown}; known are {known}")
+    try:
+        return ModelConfig(**fields)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{directory}/{CONFIG} does not describe a model ({error}); save the model again") from None
 
 
-def _check_digests(directory: Path) -> None:
-    """Raise `ValueError` unless the params' files are those that `save` wrote; further files do not matter."""
-    found = _digests(directory / PARAMS)
-    for name, digest in _read_header(directory)["sha256"].items():
+def _check_digests(directory: Path, expected: Mapping[str, str]) -> None:
+    """Raise `ValueError` unless the params' files are those that were written; further files do not matter."""
+    found = digests_of(directory / PARAMS)
+    for name, digest in expected.items():
         if found.get(name) != digest:
             state = "changed" if name in found else "missing"
             raise ValueError(f"params in {directory} are damaged: {name} is {state}; copy or save the model again")
 
 
-def _abstract_params(config: ModelConfig, shardings: Any = None) -> Any:
-    """Describe the params: `jax.ShapeDtypeStruct` leaves with their shardings."""
-    shapes = _param_shapes(config)
-    if shardings is None:
-        shardings = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)
-    if isinstance(shardings, jax.sharding.Sharding):
-        one = shardings
-        shardings = jax.tree.map(lambda _: one, shapes)
-    dtype = jnp.dtype(config.dtype)
-    return jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=to), shapes, shardings)
+def _shapes(config: ModelConfig) -> dict[TreePath, tuple[int, ...]]:
+    return {slot.path: slot.shape for slot in parameter_slots(config)}
 
 
-@functools.lru_cache(maxsize=16)
-def _param_shapes(config: ModelConfig) -> Any:
-    """Trace the model once per config: one tree is asked for by every replica."""
-    wide = dataclasses.replace(config, dtype="float32")  # random weights are drawn in float32
-    return meta.unbox(jax.eval_shape(lambda: init_params(wide, jax.random.key(0))))
+def _groups(slots: list[Slot], wanted: Callable[[TreePath], bool] | None) -> Iterator[list[Slot]]:
+    """Cut slots, those wanted, into runs of at most `GROUP_BYTES` of float32."""
+    group: list[Slot] = []
+    size = 0
+    for slot in slots:
+        if wanted is not None and not wanted(slot.path):
+            continue
+        bytes_ = 4 * int(np.prod(slot.shape, dtype=np.int64))
+        if group and size + bytes_ > GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(slot)
+        size += bytes_
+    if group:
+        yield group
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def _insert(tree: dict[str, Any], path: TreePath, leaf: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = leaf
 
 
-def _check_shapes(config: ModelConfig, params: Any) -> None:
-    wanted, given = _shapes(_abstract_params(config)), _shapes(params)
-    for name in sorted(wanted.keys() | given.keys()):
-        if wanted.get(name) != given.get(name):
-            raise ValueError(f"params{name} is {given.get(name)} but the config wants {wanted.get(name)}")
-
-
-def _forget_path(directory: Path) -> None:
-    """Drop the absolute path of this machine, which orbax writes into its note of success, from what may be shared."""
-    note = directory / "commit_success.txt"
-    if note.is_file():
-        note.write_text("Checkpoint commit was successful\n", encoding="utf-8")
-
-
-def _clear(directory: Path, overwrite: bool) -> None:
-    """Make the directory, or empty it of an older model."""
-    directory.mkdir(parents=True, exist_ok=True)
-    if not any(directory.iterdir()):
-        return
-    if not overwrite:
-        raise FileExistsError(f"{directory} is not empty; choose another directory or pass overwrite=True")
-    if not (directory / CONFIG).is_file():
-        raise FileExistsError(f"{directory} holds something that is no model; choose another directory")
-    (directory / CONFIG).unlink()
-    shutil.rmtree(directory / PARAMS, ignore_errors=True)
+def _take(tree: Any, path: TreePath) -> np.ndarray:
+    for name in path:
+        tree = tree[name]
+    return tree
