@@ -1,0 +1,41 @@
+"""Reading what was measured on real models (`dsi_jax/protocols`), as input of a simulation. No jax."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# protocol -> the fields a simulation needs, with what they must be
+_FIELDS: dict[str, tuple[tuple[str, ...], Callable[[float], bool], str]] = {
+    "latency": (("target_ms", "drafter_ms"), lambda value: value > 0, "a positive number of milliseconds"),
+    "acceptance": (("acceptance",), lambda value: 0 <= value <= 1, "a number in [0, 1]"),
+}
+
+
+def read_measurement(path: str | Path) -> dict[str, Any]:
+    """Read a latency or acceptance file.
+
+    Returns:
+      What was measured, "protocol" included: "latency" has `target_ms` and `drafter_ms`, "acceptance" `acceptance`.
+
+    Raises:
+      ValueError: the file cannot be read, is not JSON, or lacks a field or holds an impossible value there.
+    """
+    try:
+        measured = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"cannot read a measurement from {path}: {error}") from None
+    protocol = measured.get("protocol") if isinstance(measured, dict) else None
+    if not isinstance(protocol, str) or protocol not in _FIELDS:
+        raise ValueError(f'{path} is no measurement: "protocol" must be one of {", ".join(_FIELDS)}, not {protocol!r}')
+    names, is_possible, wanted = _FIELDS[protocol]
+    for name in names:
+        value = measured.get(name)
+        if not _is_number(value) or not is_possible(value):
+            raise ValueError(f"{path}: {name}={value!r} must be {wanted}; measure the {protocol} again")
+    return measured
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
