@@ -16,6 +16,7 @@ from dsi_jax.checkpoints.slots import parameter_slots
 from dsi_jax.checkpoints.source import load_params
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import full_forward, init_params
+from tests.tiny import params_of
 
 TINY = ModelConfig(
     vocab_size=40,
@@ -34,9 +35,7 @@ TINY = ModelConfig(
 
 
 def random_params(config: ModelConfig = TINY):
-    params = jax.tree.map(lambda box: box.unbox(), init_params(config, jax.random.key(0)), is_leaf=_is_box)
-    noise = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(params))))
-    return jax.tree.map(lambda leaf: np.asarray(leaf + 0.1 * jax.random.normal(next(noise), leaf.shape)), params)
+    return jax.tree.map(np.asarray, params_of(config))
 
 
 def _is_box(node) -> bool:

@@ -116,7 +116,7 @@ def test_tokenizer_json_round_trip(tmp_path):
 
 
 def test_tokenizer_json_missing_or_damaged(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file; save the model's tokenizer"):
+    with pytest.raises(FileNotFoundError, match="no such file; put it there or give the model's tokenizer.json"):
         load_tokenizer_json(tmp_path / "tokenizer.json")
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
     with pytest.raises(ValueError, match=r"tokenizer.json: not a tokenizer.json .* fetch it again"):

@@ -34,7 +34,7 @@ class GGUFSource:
     first_rows: Mapping[TreePath, int]  # of leaves that share a stored tensor: where their rows begin
 
     @property
-    def family(self) -> str:
+    def family_name(self) -> str:
         return self.metadata["general.architecture"]
 
     def files(self) -> tuple[Path, ...]:

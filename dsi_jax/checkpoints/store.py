@@ -134,7 +134,7 @@ class StoreSource:
     header: Mapping[str, Any]
 
     @property
-    def family(self) -> str:
+    def family_name(self) -> str:
         return self.header.get("origin", {}).get("family", "this project's own")
 
     def files(self) -> tuple[Path, ...]:
@@ -147,7 +147,7 @@ class StoreSource:
 
         The files are read twice, first to compare their digests: orbax returns wrong numbers for flipped bytes.
         """
-        _check_digests(self.directory, self.header["sha256"])
+        check_digests(self.directory, self.header["sha256"])
         for part, slots in self._parts():
             for group in _groups(slots, wanted):
                 yield from self._restore(self.directory / PARAMS / part, slots, group)
@@ -169,7 +169,7 @@ class StoreSource:
         item: dict[str, Any] = {}
         for slot in slots:
             wanted = jax.ShapeDtypeStruct(slot.shape, np.float32) if slot in group else ocp.PLACEHOLDER
-            _insert(item, slot.path, wanted)
+            insert(item, slot.path, wanted)
         kinds = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), item)
         try:
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
@@ -284,7 +284,7 @@ def _config_of(directory: Path, header: Mapping[str, Any]) -> ModelConfig:
         raise ValueError(f"{directory}/{CONFIG} does not describe a model ({error}); save the model again") from None
 
 
-def _check_digests(directory: Path, expected: Mapping[str, str]) -> None:
+def check_digests(directory: Path, expected: Mapping[str, str]) -> None:
     """Raise `ValueError` unless the params' files are those that were written; further files do not matter."""
     found = digests_of(directory / PARAMS)
     for name, digest in expected.items():
@@ -314,7 +314,8 @@ def _groups(slots: list[Slot], wanted: Callable[[TreePath], bool] | None) -> Ite
         yield group
 
 
-def _insert(tree: dict[str, Any], path: TreePath, leaf: Any) -> None:
+def insert(tree: dict[str, Any], path: TreePath, leaf: Any) -> None:
+    """Put a leaf into nested dicts, which are made as needed."""
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = leaf

@@ -16,6 +16,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 
+GIVE_TOKENIZER = "the model's tokenizer.json in ModelSource.tokenizer (--tokenizer, or --set=target.tokenizer=FILE)"
+
+
 @dataclasses.dataclass(frozen=True)
 class TextTokenizer:
     """A `tokenizers.Tokenizer` with what a model says about it; fulfils `base.Tokenizer`."""
@@ -107,7 +110,7 @@ def load_tokenizer_json(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; save the model's tokenizer in the tokenizer.json format")
+        raise FileNotFoundError(f"{path}: no such file; put it there or give {GIVE_TOKENIZER}")
     try:
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -165,7 +168,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], file: str | os.PathLike[str
     Raises:
       ValueError: another kind of tokenizer, a splitting rule that is not known, or metadata that are damaged.
     """
-    remedy = "read the model's tokenizer.json with load_tokenizer_json instead"
+    remedy = f"give {GIVE_TOKENIZER}"
     kind, rule = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     if kind != "gpt2":
         raise ValueError(f"{file}: tokenizer.ggml.model={kind!r} is not implemented (only 'gpt2' is); {remedy}")

