@@ -116,7 +116,7 @@ def test_tokenizer_json_round_trip(tmp_path):
 
 
 def test_tokenizer_json_missing_or_damaged(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file; put it there or give the model's tokenizer.json"):
+    with pytest.raises(FileNotFoundError, match=r"no such file; put it there or give the model's tokenizer.json"):
         load_tokenizer_json(tmp_path / "tokenizer.json")
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
     with pytest.raises(ValueError, match=r"tokenizer.json: not a tokenizer.json .* fetch it again"):
@@ -149,10 +149,79 @@ def test_gguf_tokenizer_ends_and_beginnings():
         assert begun.encode("12") == [0, 4] and begun.encode("12", add_special_tokens=False) == [4]
 
 
+def sentencepiece_metadata(**changes) -> dict:
+    """Pieces with scores and no merges, as Llama 2 and Gemma have them."""
+    pieces = {
+        "▁": -9,
+        "t": -8,
+        "h": -7,
+        "e": -6,
+        "a": -5,
+        "th": -1,
+        "▁t": -2,
+        "he": -3,
+        "▁the": -4,
+        "▁th": -4.5,
+        "hea": -5,
+    }
+    tokens = ["<unk>", "<s>", "</s>", "\n\n", "  ", *pieces, *(f"<0x{byte:02X}>" for byte in range(256))]
+    keys = {
+        "model": "llama",
+        "pre": "default",
+        "tokens": tokens,
+        "token_type": [2, 3, 3, 4, 4, *[1] * len(pieces), *[6] * 256],
+        "scores": [0.0, 0.0, 0.0, -1000.0, -1000.0, *map(float, pieces.values()), *[0.0] * 256],
+        "unknown_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "add_space_prefix": False,
+    }
+    return {f"tokenizer.ggml.{key}": value for key, value in (keys | changes).items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the", ["<s>", "th", "e"]),  # th scores above he, and nothing makes "the" without its space
+        (" the", ["<s>", "▁the"]),
+        ("thea", ["<s>", "th", "e", "a"]),
+        ("hea", ["<s>", "hea"]),
+        ("  the", ["<s>", "▁▁", "th", "e"]),  # two spaces are a piece of their own before any score counts
+        ("a\n\n</s>", ["<s>", "a", "\n\n", "</s>"]),
+        ("é", ["<s>", "<0xC3>", "<0xA9>"]),
+    ],
+)
+def test_sentencepiece_by_scores(text, expected):
+    tokenizer = tokenizer_from_gguf(sentencepiece_metadata(), "f.gguf")
+    assert [tokenizer.backend.id_to_token(token) for token in tokenizer.encode(text)] == expected
+    assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text.replace("</s>", "")
+    assert "".join(pieces(tokenizer, tokenizer.encode(text))) == text.replace("</s>", "")
+
+
+def test_sentencepiece_files_say_what_stands_around_a_text():
+    def ids(text, **changes):
+        return tokenizer_from_gguf(sentencepiece_metadata(**changes), "f.gguf").encode(text)
+
+    plain = ids("the")
+    assert ids("the", add_space_prefix=None) == ids(" the") != plain  # a space is put before unless the file says no
+    assert ids("the", add_bos_token=False) == plain[1:]
+    assert ids("the", add_eos_token=True) == [*plain, 2]
+    assert ids("the", scores=None, merges=["h e", "t he"], tokens=["<unk>", "<s>", "</s>", "t", "h", "e", "he", "the"],
+               token_type=[2, 3, 3, 1, 1, 1, 1, 1]) == [1, 7]  # fmt: skip
+
+
+def test_qwen2_composes_characters_and_sets_digits_apart():
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "12", "Ã©"]
+    changes = {"pre": "qwen2", "tokens": tokens, "token_type": [1] * 258, "merges": ["1 2", "Ã ©"]}
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "eot_token_id"))
+    tokenizer = tokenizer_from_gguf(gguf_metadata(**changes, **ids), "f.gguf")
+    assert tokenizer.backend.encode("12e\u0301").tokens == ["1", "2", "Ã©"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "llama"}, "tokenizer.ggml.model='llama' is not implemented"),
+        ({"model": "t5"}, "tokenizer.ggml.model='t5' is not implemented.* --set=target.tokenizer=FILE"),
         ({"pre": "unheard-of"}, "tokenizer.ggml.pre='unheard-of' is not among"),
         ({"pre": None}, "tokenizer.ggml.pre=None is not among"),
         ({"merges": ["1 zzz"]}, "its tokenizer is damaged"),
