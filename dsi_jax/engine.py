@@ -89,9 +89,10 @@ class Engine:
         else:
             own = drafter if isinstance(drafter, tuple) else None
             (model,), drafter_opened = _place_models(own, config.drafter.model, [meshes[DRAFTER]], progress)
-            self._check_vocabularies(model, drafter_opened)
+            *targets, model = self._share_vocabulary([*targets, model], drafter_opened)
+            self.model_config, self._drafter_length = targets[0].config, model.config.max_length
             draft_with = model_drafter(model, config.verification)
-        servers: dict[str, Any] = {DRAFTER: DraftServer(draft_with, self.model_config.vocab_size)}
+        servers: dict[str, Any] = {DRAFTER: DraftServer(draft_with, self.model_config.token_ids)}
         for server, model in zip((s for s in meshes if s != DRAFTER), targets, strict=True):
             servers[server] = TargetServer(
                 model, config.verification, fast=config.mode == "fast", certain_drafts=host_drafter
@@ -272,7 +273,7 @@ class Engine:
         else:
             ids = tuple(int(token) for token in prompt)
             text = self.tokenizer.decode(list(ids)) if self.tokenizer else " ".join(map(str, ids))
-        vocab = self.model_config.vocab_size
+        vocab = self.model_config.token_ids
         if bad := [token for token in ids if not 0 <= token < vocab]:
             raise ValueError(f"token id {bad[0]} of the prompt lies outside the vocabulary 0..{vocab - 1}")
         wanted = self.config.max_new_tokens if max_new_tokens is None else max_new_tokens
@@ -319,17 +320,22 @@ class Engine:
         if self.config.verification == Verification.REJECTION:
             raise ValueError("a synthetic drafter has a set acceptance rate only under verification=coupled")
         return synthetic_drafter(
-            lambda request: self._references.get(request, ()), settings.acceptance, self.model_config.vocab_size
+            lambda request: self._references.get(request, ()), settings.acceptance, self.model_config.token_ids
         )
 
-    def _check_vocabularies(self, drafter: Model, opened: OpenedModel | None) -> None:
-        ours, theirs = self.model_config.vocab_size, drafter.config.vocab_size
-        if ours != theirs:
-            raise ValueError(f"target and drafter must share a vocabulary, but have {ours} and {theirs} tokens")
+    def _share_vocabulary(self, models: list[Model], opened: OpenedModel | None) -> list[Model]:
+        """Bring targets and drafter to one vocabulary: that of equal tokenizers, less what one of them is padded by."""
+        sizes = [model.config.token_ids for model in models]
         tokenizers = [self.tokenizer, opened.tokenizer if opened else None]
-        if None not in tokenizers and tokenizers[0].backend.get_vocab() != tokenizers[1].backend.get_vocab():
-            raise ValueError("target and drafter have different tokenizers; a draft token would mean another text")
-        self._drafter_length = drafter.config.max_length
+        if None not in tokenizers:
+            ids = tokenizers[0].backend.get_vocab()
+            if ids != tokenizers[1].backend.get_vocab():
+                raise ValueError("target and drafter have different tokenizers; a draft token would mean another text")
+            if max(ids.values(), default=0) < min(sizes):
+                return [_without_padding(model, min(sizes)) for model in models]
+        if len(set(sizes)) > 1:
+            raise ValueError(f"target and drafter must share a vocabulary, but have {sizes[0]} and {sizes[-1]} tokens")
+        return models
 
     @property
     def max_length(self) -> int:
@@ -367,6 +373,12 @@ def _algorithm(name: Algorithm | str) -> Algorithm:
         return Algorithm(name)
     except ValueError:
         raise ValueError(f"algorithm={name!r} is not known; choose one of {', '.join(Algorithm)}") from None
+
+
+def _without_padding(model: Model, vocab_size: int) -> Model:
+    """The same model, drawing ids below `vocab_size` alone."""
+    config = dataclasses.replace(model.config, unused_ids=model.config.vocab_size - vocab_size)
+    return model if config == model.config else dataclasses.replace(model, module=model.module.clone(config=config))
 
 
 def _place_models(own, source, meshes, progress: bool) -> tuple[list[Model], OpenedModel | None]:

@@ -85,6 +85,7 @@ class ModelConfig:
     verify_width: int = 16  # W, tokens per run of the verify program
     prefill_width: int | None = None  # tokens per run of the prefill program; None: W, and one program serves both
     dtype: str = "float32"  # of weights, activations and cache; logits are always float32
+    unused_ids: int = 0  # at the end of the vocabulary, rows of padding whose logits are left out
     # Positions
     rope: Rope = Rope()
     window: SlidingWindow | None = None
@@ -121,6 +122,8 @@ class ModelConfig:
         for name, known in (("dtype", ("float32", "bfloat16")), ("norm", NORMS), ("activation", ACTIVATIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not supported; choose {' or '.join(known)}")
+        if not 0 <= self.unused_ids < self.vocab_size:
+            raise ValueError(f"unused_ids={self.unused_ids} must lie in 0..{self.vocab_size - 1}")
         self._check_positions()
 
     def _check_positions(self) -> None:
@@ -147,6 +150,11 @@ class ModelConfig:
                 f"longrope has {len(rope.short_factors)} short and {len(rope.long_factors)} long factors "
                 f"where {turned} rotary features need {turned // 2} each"
             )
+
+    @property
+    def token_ids(self) -> int:
+        """V, the number of ids that can be read and drawn."""
+        return self.vocab_size - self.unused_ids
 
     @property
     def turned_features(self) -> int:

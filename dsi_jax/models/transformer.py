@@ -49,6 +49,8 @@ class Transformer(nn.Module):
         x = Norm(c.norm, c.norm_eps, name="final_norm")(x)
         head = table if c.tied_head else self.param("head", init, shape, c.dtype)
         logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
+        if c.unused_ids:
+            logits = logits[:, :, : c.token_ids]
         if c.logit_cap is not None:
             logits = c.logit_cap * jnp.tanh(logits / c.logit_cap)
         return logits, KVCache(tuple(keys), tuple(values), cache.length + counts)

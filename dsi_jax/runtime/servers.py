@@ -66,7 +66,7 @@ class TargetServer:
         self._judges_probs = verification == Verification.REJECTION and not certain_drafts
         if self._judges_probs:
             self._stack = jax.jit(jnp.stack, out_shardings=model.replicated)
-            self._no_probs = transfer.put(jnp.zeros((model.config.vocab_size,), jnp.float32), model.replicated)
+            self._no_probs = transfer.put(jnp.zeros((model.config.token_ids,), jnp.float32), model.replicated)
 
     def launch(self, action: Action) -> Finish:
         match action:
