@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from flax.linen import meta
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, models
 
@@ -175,6 +177,29 @@ ROPES = [
 @pytest.mark.parametrize(("changes", "rope"), ROPES)
 def test_rotary_fields_reach_the_config(directory, changes, rope):
     assert open_huggingface(configure(directory, **changes)).config.rope == rope
+
+
+def test_yarn_stretches_a_context_that_the_config_leaves_as_it_was(directory):
+    """Cards of Qwen2.5 tell their users to add yarn, and say nothing of max_position_embeddings."""
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    assert open_huggingface(configure(directory, rope_scaling=rope)).config.max_length == 256
+    assert open_huggingface(configure(directory, rope_scaling=rope), max_length=100).config.max_length == 100
+
+
+GOLDEN = sorted(path.parent for path in (Path(__file__).parent / "golden").glob("*/config.json"))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
+def test_slots_are_the_parameter_tree_of_every_family(path):
+    """Shapes and types: norms stay float32 where all else is bfloat16."""
+    source = open_huggingface(path, max_length=64, dtype="bfloat16")
+    described = meta.unbox(jax.eval_shape(lambda: init_params(source.config, jax.random.key(0))))
+    leaves = {tuple(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(described)}
+    assert {slot.path: slot.shape for slot in parameter_slots(source.config)} == {
+        path: leaf.shape for path, leaf in leaves.items()
+    }
+    loaded = dict(source.tensors())
+    assert {path: leaf.dtype for path, leaf in loaded.items()} == {path: leaf.dtype for path, leaf in leaves.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

@@ -1,6 +1,7 @@
 """The decoder against plain numpy, and its cache: windows, rollback, poison and padding must not show in a logit."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,49 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dsi_jax.models.config import ModelConfig
+from dsi_jax.models import attention
+from dsi_jax.models.config import ModelConfig, Rope, SlidingWindow
 from dsi_jax.models.kv_cache import init_cache, rollback
+from dsi_jax.models.rope import frequencies
 from dsi_jax.models.transformer import full_forward, init_params
 from tests.tiny import CONFIG, forward_of, full_logits, params_of, poisoned, reference_logits, slots_of
 
 W = CONFIG.verify_width
+# What the families add, several at a time; their numbers are held to Transformers' in test_parity.
+FEATURES = {
+    "windows, caps, post norms": dataclasses.replace(
+        CONFIG,
+        layers=3,
+        window=SlidingWindow(5, (0, 2), rope_theta=300.0),
+        rope=Rope("linear", factor=4.0),
+        post_norms=True,
+        qk_norm=True,
+        attention_cap=3.0,
+        logit_cap=4.0,
+        embedding_scale=2.0,
+        query_scale=0.4,
+        activation="gelu_tanh",
+    ),
+    "learned positions, biases": dataclasses.replace(
+        CONFIG,
+        kv_heads=1,
+        learned_positions=64,
+        norm="layer",
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        gated_mlp=False,
+        activation="gelu",
+    ),
+    "parallel residual, partial rotary": dataclasses.replace(
+        CONFIG, tied_head=False, parallel_residual=True, rope=Rope(features=4), norm="layer", gated_mlp=False
+    ),
+    "longrope, padded vocabulary": dataclasses.replace(
+        CONFIG,
+        unused_ids=3,
+        rope=Rope("longrope", None, 4.0, 16, None, short_factors=(1.0,) * 4, long_factors=(1.0, 2.0, 3.0, 5.0)),
+    ),
+}
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, CONFIG.max_length).astype(np.int32)
 SHAPES = {
     "grouped queries, tied head": CONFIG,
@@ -89,12 +127,34 @@ def test_full_forward_of_a_batch_equals_each_sequence_alone():
         np.testing.assert_allclose(logits[row], reference_logits(CONFIG, params_of(), tokens), atol=1e-4)
 
 
+@pytest.mark.parametrize("feature", FEATURES)
+def test_features_in_windows_equal_a_full_forward(feature):
+    config = FEATURES[feature]
+    tokens = TOKENS[:30] % config.token_ids
+    expected = full_logits(config, params_of(config), tokens)
+    assert expected.shape == (30, config.token_ids)
+    logits, _ = feed_chunks(config, tokens, [1, 3, 2, 6, 5, 7, 1, 5], W)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 5, 40])
+def test_a_sliding_window_hides_what_is_older(size):
+    """One layer, so that a token outside the window cannot be seen through others."""
+    config = dataclasses.replace(CONFIG, layers=1, window=SlidingWindow(size, (0,)))
+    logits, changed = (
+        full_logits(config, params_of(config), tokens) for tokens in (TOKENS[:50], [TOKENS[0] ^ 1, *TOKENS[1:50]])
+    )
+    differs = (logits != changed).any(axis=-1)
+    assert differs[:size].all()
+    assert not differs[size:].any()
+
+
 # ---------------------------------------------------------------------------------------- bitwise at a fixed width
 
 chunkings = st.lists(st.integers(1, W), min_size=1, max_size=12).filter(lambda chunks: sum(chunks) <= 40)
 
 
-@pytest.mark.parametrize("shape", ["grouped queries, tied head", "odd sizes"])
+@pytest.mark.parametrize("shape", ["grouped queries, tied head", "odd sizes", *FEATURES])
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(chunks=chunkings, padding=st.integers(0, 60))
 @example(chunks=[1] * 20, padding=0)
@@ -103,10 +163,10 @@ chunkings = st.lists(st.integers(1, W), min_size=1, max_size=12).filter(lambda c
 @example(chunks=[5, 1, 7, 2] * 2, padding=1)
 def test_rows_of_a_fixed_width_window_are_bitwise_the_same_wherever_they_stand(shape, chunks, padding):
     """One width for all algorithms: how a sequence is cut into windows, and what pads them, changes not one bit."""
-    config = SHAPES[shape]
+    config = (SHAPES | FEATURES)[shape]
     chunks = [min(chunk, config.verify_width) for chunk in chunks]
     total = sum(chunks)
-    tokens = TOKENS[:total] % config.vocab_size
+    tokens = TOKENS[:total] % config.token_ids
     logits, cache = feed_chunks(config, tokens, chunks, config.verify_width, padding=padding)
     expected, straight = feed_chunks(config, tokens, even_chunks(total, config.verify_width), config.verify_width)
     np.testing.assert_array_equal(logits, expected)
@@ -203,10 +263,57 @@ def test_rows_of_a_batch_with_different_lengths_equal_each_alone():
 # ---------------------------------------------------------------------------------------------- config and dtypes
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES | FEATURES)
 def test_parameter_count_is_exact(shape):
-    params = jax.eval_shape(lambda: init_params(SHAPES[shape], jax.random.key(0)))
-    assert SHAPES[shape].parameter_count == sum(leaf.size for leaf in jax.tree.leaves(params))
+    config = (SHAPES | FEATURES)[shape]
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    assert config.parameter_count == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("shape", SHAPES | FEATURES)
+def test_a_config_survives_json_and_hashes(shape):
+    config = (SHAPES | FEATURES)[shape]
+    again = ModelConfig(**json.loads(json.dumps(dataclasses.asdict(config))))
+    assert (again, hash(again)) == (config, hash(config))
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
+@pytest.mark.parametrize("window", [None, 5])
+def test_both_kinds_of_attention_agree(heads, window):
+    """The fused kind in its plain XLA form, with stale slots; cuDNN's needs a GPU."""
+    draws = np.random.default_rng(0)
+    queries = jnp.asarray(draws.standard_normal((2, 6, heads[0], 8)), jnp.float32)
+    keys, values = (jnp.asarray(draws.standard_normal((2, heads[1], 32, 8)), jnp.float32) for _ in range(2))
+    positions = jnp.array([[3], [17]]) + jnp.arange(6)[None, :]
+    ours = attention.attend(queries, keys, values, positions, scale=0.3, window=window)
+    seen = np.arange(32)[None, None, :]
+    visible = (seen <= positions[:, :, None]) & (seen > positions[:, :, None] - (window or 32))
+    theirs = attention.fused(queries, keys, values, visible, 0.3, "xla")
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype", "shape", "cap", "serves"),
+    [
+        ("gpu", jnp.bfloat16, (1, 2, 64, 128), None, True),
+        ("cpu", jnp.bfloat16, (1, 2, 64, 128), None, False),
+        ("gpu", jnp.float32, (1, 2, 64, 128), None, False),
+        ("gpu", jnp.bfloat16, (1, 2, 64, 256), None, False),
+        ("gpu", jnp.bfloat16, (1, 2, 63, 128), None, False),
+        ("gpu", jnp.bfloat16, (1, 2, 64, 128), 50.0, False),
+    ],
+)
+def test_where_fused_attention_serves(backend, dtype, shape, cap, serves):
+    assert attention.fused_serves(backend, jnp.dtype(dtype), shape, cap) == serves
+
+
+def test_longrope_chooses_by_max_length():
+    config = FEATURES["longrope, padded vocabulary"]
+    (long, amplitude), (short, same) = (
+        frequencies(dataclasses.replace(config, max_length=length), 0) for length in (17, 16)
+    )
+    np.testing.assert_allclose(short / long, [1, 2, 3, 5], rtol=1e-6)
+    assert amplitude == same == pytest.approx((1 + np.log(4) / np.log(16)) ** 0.5)
 
 
 def test_bfloat16_is_float32_rounded():
@@ -239,8 +346,34 @@ def test_bfloat16_is_float32_rounded():
         ({"verify_width": 65}, "verify_width=65 must lie in 1..max_length=64"),
         ({"prefill_width": 65}, "prefill_width=65"),
         ({"dtype": "float16"}, "dtype='float16' is not supported; choose float32 or bfloat16"),
+        ({"norm": "batch"}, "norm='batch' is not supported; choose rms or layer"),
+        ({"activation": "relu"}, "activation='relu' is not supported; choose silu or gelu or gelu_tanh"),
+        ({"unused_ids": 64}, "unused_ids=64 must lie in 0..63"),
+        ({"window": SlidingWindow(4, (2,))}, r"sliding layers \(2,\) must lie in 0..1"),
+        ({"learned_positions": 63}, "max_length=64 exceeds learned_positions=63"),
+        ({"rope": Rope(features=10)}, "rope features=10 must be even and in 2..head_dim=8"),
+        ({"rope": Rope(features=3)}, "rope features=3 must be even"),
+        (
+            {"rope": Rope("dynamic", original_length=32)},
+            "changes cached keys beyond 32 tokens; open with max_length=32",
+        ),
+        ({"rope": Rope("longrope", original_length=32)}, "0 short and 0 long factors where 8 rotary features need 4"),
     ],
 )
 def test_impossible_configs_are_refused_with_the_value(bad, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **bad)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Rope("magic"), "rope kind='magic' is not supported; use one of default, linear"),
+        (lambda: Rope("yarn"), "rope original_length=None must be at least 1 for yarn"),
+        (lambda: Rope("linear", factor=0), "rope factor=0 must be positive"),
+        (lambda: SlidingWindow(0, (0,)), "sliding window size=0 must be at least 1"),
+    ],
+)
+def test_impossible_parts_of_a_config_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -15,6 +15,7 @@ import numpy as np
 from dsi_jax.checkpoints import safetensors_file
 from dsi_jax.checkpoints.families import FAMILIES, Family
 from dsi_jax.checkpoints.fused import read_slot
+from dsi_jax.checkpoints.rope_fields import longest
 from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, check_names, stream_slots
 from dsi_jax.checkpoints.tensor_file import StoredTensor
 from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json
@@ -96,7 +97,7 @@ def open_huggingface(
     family = _family(path, fields)
     fields = dict(family.defaults) | fields
     _check_supported(path, family, fields)
-    max_length = min(max_length, _need(path, fields, family.length))
+    max_length = min(max_length, longest(fields, _need(path, fields, family.length)))
     widths = {"verify_width": verify_width, "prefill_width": prefill_width}
     config = _config(path, family, fields, max_length=max_length, dtype=dtype, **widths)
     stored = _stored_tensors(directory)

@@ -76,6 +76,13 @@ def gemma3_rope(fields: Fields) -> tuple[dict[str, Any], float]:
     return {"rope_theta": theta, "rope": _rope(fields, full)}, _theta(local, fields["rope_local_base_freq"])
 
 
+def longest(fields: Fields, length: int) -> int:
+    """Positions that a model can be opened for: the length of its config, which yarn's may not yet have stretched."""
+    given = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
+    factor, original = given.get("factor"), given.get("original_max_position_embeddings")
+    return max(length, int(factor * original)) if _kind(given) == "yarn" and factor and original else length
+
+
 def _given(fields: Fields) -> Fields:
     given = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
     _check_known(given)

@@ -36,14 +36,16 @@ def attend(
         visible &= slot[None, None, :] > positions[:, :, None] - window
     written = (slot[None, :] <= positions[:, -1:])[:, None, :, None]
     values = jnp.where(written, values, 0)
-    if fused_serves(jax.default_backend(), queries.dtype, queries.shape[-1], cap):
+    if fused_serves(jax.default_backend(), queries.dtype, keys.shape, cap):
         return fused(queries, jnp.where(written, keys, 0), values, visible, scale, "cudnn")
     return masked(queries, keys, values, visible, scale, cap)
 
 
-def fused_serves(backend: str, dtype: jnp.dtype, head_dim: int, cap: float | None) -> bool:
-    """Whether cuDNN's fused attention computes what is asked for: half precision, no cap, heads that it tiles."""
-    return backend == "gpu" and dtype == jnp.bfloat16 and head_dim % 8 == 0 and head_dim <= 128 and cap is None
+def fused_serves(backend: str, dtype: jnp.dtype, cache_shape: tuple[int, ...], cap: float | None) -> bool:
+    """Whether cuDNN's fused attention computes what is asked for: half precision, no cap, sizes that it tiles."""
+    slots, head_dim = cache_shape[2:]
+    tiled = slots % 2 == 0 and head_dim % 8 == 0 and head_dim <= 128
+    return backend == "gpu" and dtype == jnp.bfloat16 and cap is None and tiled
 
 
 def fused(
