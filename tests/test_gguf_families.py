@@ -4,6 +4,7 @@ The tiny golden models are written as llama.cpp's converter would, with names fr
 their logits are those recorded from Transformers.
 """
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -12,11 +13,13 @@ import gguf
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from dsi_jax.checkpoints.gguf import open_gguf
+from dsi_jax.checkpoints.families import FAMILIES
+from dsi_jax.checkpoints.gguf import open_gguf, packaged_gguf
 from dsi_jax.checkpoints.gguf_config import ARCHITECTURES
 from dsi_jax.checkpoints.huggingface import open_huggingface
+from dsi_jax.checkpoints.slots import parameter_slots
 from dsi_jax.checkpoints.source import load_params
 from tests.test_parity import GOLDEN, Window
 
@@ -170,3 +173,42 @@ def test_fused_tensors_of_another_size_are_refused(tmp_path):
     path.write_bytes(content[:at] + (4).to_bytes(4, "little") + content[at + 4 :])
     with pytest.raises(ValueError, match=r"attn_qkv.weight' has shape \[64, 32\] where the config .* \[96, 32\]"):
         open_gguf(path)
+
+
+# -------------------------------------------------------------------------------------------- SmolLM2-135M-Instruct
+
+
+def saved_as_safetensors(source, params, directory: Path) -> Path:
+    """Write a Llama opened from GGUF as a Hugging Face directory in float32."""
+    tensors, names = {}, FAMILIES["LlamaForCausalLM"].names
+    for slot in parameter_slots(source.config):
+        leaf = functools.reduce(lambda tree, name: tree[name], slot.path, params)
+        matrix = np.asarray(leaf).reshape(slot.stored_shape[::-1]).T if slot.transposed else np.asarray(leaf)
+        tensors[names[slot.key].format(layer=slot.layer)] = np.ascontiguousarray(matrix)
+    save_file(tensors, directory / "model.safetensors")
+    config = source.config
+    fields = {"hidden_size": config.width, "num_hidden_layers": config.layers, "num_attention_heads": config.heads}
+    fields |= {"num_key_value_heads": config.kv_heads, "intermediate_size": config.mlp_width}
+    fields |= {"vocab_size": config.vocab_size, "rms_norm_eps": config.norm_eps, "rope_theta": config.rope_theta}
+    fields |= {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True, "max_position_embeddings": 8192}
+    (directory / "config.json").write_text(json.dumps(fields))
+    source.tokenizer().backend.save(str(directory / "tokenizer.json"))
+    return directory
+
+
+@pytest.mark.slow
+def test_smollm2_is_the_same_model_as_safetensors(tmp_path):
+    file = open_gguf(packaged_gguf(), max_length=64, prefill_width=None)
+    (params,) = load_params(file, progress=False)
+    directory = open_huggingface(saved_as_safetensors(file, params, tmp_path), max_length=64, prefill_width=None)
+    assert directory.config == file.config
+    (again,) = load_params(directory, progress=False)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    prompt = file.tokenizer().encode("The capital of France is")
+    assert directory.tokenizer().encode("The capital of France is") == prompt
+    window = Window(file, width=8)
+    texts = []
+    for window.params in (params, again):
+        texts.append(window.greedy(prompt, 16))
+    assert texts[0] == texts[1]
+    assert "Paris" in file.tokenizer().decode(texts[0])
