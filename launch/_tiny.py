@@ -57,11 +57,13 @@ TINY = {
     "llama_llama3": _llama(
         rope_type="llama3",
         factor=8.0,
-        low_freq_factor=1.0,
-        high_freq_factor=4.0,
-        original_max_position_embeddings=32,
+        low_freq_factor=0.2,  # of four frequencies one is fast, one is between, two are slow
+        high_freq_factor=2.0,
+        original_max_position_embeddings=16,
     ),
-    "llama_yarn": _llama(rope_type="yarn", factor=4.0, original_max_position_embeddings=32, beta_fast=8.0),
+    "llama_yarn": _llama(
+        rope_type="yarn", factor=4.0, original_max_position_embeddings=32, beta_fast=2.0, beta_slow=0.05
+    ),
     "mistral": (transformers.MistralConfig, _LLAMA | {"sliding_window": 7}),
     "qwen2": (transformers.Qwen2Config, _GATED | {"tie_word_embeddings": True}),
     "qwen2_window": (
