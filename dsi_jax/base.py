@@ -78,12 +78,32 @@ class Verification(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What the dispatch rule reckons with: latencies in seconds (or any one unit), and the acceptance rate."""
+
+    target_s: float  # t, of a target forward
+    drafter_s: float  # c, of a draft token
+    acceptance: float  # a
+
+    def __post_init__(self) -> None:
+        for name in ("target_s", "drafter_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} must be a positive number")
+        if not 0 <= self.acceptance <= 1:
+            raise ValueError(f"acceptance={self.acceptance} must lie in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """How the servers are used for one request."""
 
     algorithm: Algorithm
     lookahead: int = 1  # K, draft tokens per verification
     sp_degree: int = 1  # target servers
+    first: int = 0  # DSI: drafts that a window waits for while no other is under way; 0: a zero-draft forward at once
+    forecast: Forecast | None = None  # DSI: with it, no draft is begun just before a verdict that may void it
+    adapt: bool = False  # DSI: derive `first` and `lookahead` anew as the run shows its latencies and acceptance
+    longest: int = 200  # and keep them at most this
     verification: Verification = Verification.COUPLED
     draft_burst: int = 1  # draft tokens asked for in one dispatch
     draft_depth: int = 2  # draft dispatches in flight, so that the drafter never waits for the host
@@ -91,9 +111,13 @@ class Plan:
     digest_lag: int = 16  # an idle replica that lags by this many settled tokens digests them
 
     def __post_init__(self) -> None:
-        for name in ("lookahead", "sp_degree", "draft_burst", "draft_depth", "draft_lead", "digest_lag"):
+        for name in ("lookahead", "sp_degree", "longest", "draft_burst", "draft_depth", "draft_lead", "digest_lag"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.first < 0:
+            raise ValueError(f"first={self.first} must be at least 0")
+        if self.adapt and self.forecast is None:
+            raise ValueError("adapt=True needs a forecast to start from; give one")
 
 
 # ------------------------------------------------------------------------- what the controller tells the workers

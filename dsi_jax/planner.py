@@ -1,7 +1,7 @@
 """From measured latencies and acceptance to a plan: which lookahead each algorithm is to use."""
 
 from dsi_jax.base import Algorithm
-from dsi_jax.control.dispatch import smallest_sufficient_lookahead
+from dsi_jax.control.rule import smallest_sufficient_lookahead
 
 PRIOR_ACCEPTANCE = 0.8  # until a run has been measured
 MAX_LOOKAHEAD = 200  # the paper searches SI's lookahead in 1..200

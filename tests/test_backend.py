@@ -250,13 +250,13 @@ def test_the_ideal_of_a_virtual_run_is_that_run():
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.floats(0, 3), st.sampled_from(["draft", "verify", "cancel"])), max_size=40))
 def test_a_timetable_serves_first_come_first_served(steps):
-    """Jobs of a server never overlap, never start early, and cancelling drops exactly the drafts not yet started."""
+    """Jobs of a server never overlap, never start early, and cancelling drops exactly the drafts not yet begun."""
     timetable, now, epoch, booked = Timetable(Latencies(2.0, 1.0).duration), 0.0, 0, []
     for wait, kind in steps:
         now += wait
         if kind == "cancel":
             epoch += 1
-            unstarted = [entry for entry in booked if isinstance(entry[2], Draft) and entry[0] > now]
+            unstarted = [entry for entry in booked if isinstance(entry[2], Draft) and entry[0] >= now]
             dropped = timetable.cancel(epoch, now)
             assert {id(action) for action in dropped} == {id(entry[2]) for entry in unstarted}
             booked = [entry for entry in booked if entry not in unstarted]

@@ -1,27 +1,9 @@
-"""When drafts go out for verification, and how large the lookahead is: the one place that holds the rule.
+"""When drafts go out for verification, and when the drafter had better wait: the mechanics of the dispatch rule.
 
-The paper's rule (section 3, and the inequality of its practical version): blocks of `lookahead` drafts, where
-`ceil(target latency / (lookahead * drafter latency)) <= SP` servers suffice for no verification ever to wait.
+How large the blocks are is derived in `rule.py`; here is what a rule means, in virtual time and on devices alike.
 """
 
-import math
-
 from dsi_jax.control.state import State
-
-
-def smallest_sufficient_lookahead(target_s: float, drafter_s: float, sp_degree: int) -> int:
-    """The smallest k that SP target servers sustain: ceil(t / (k c)) <= SP.
-
-    Args:
-      target_s, drafter_s: latency of a target forward and of a draft token, in the same unit.
-      sp_degree: number of target servers.
-    """
-    if not target_s > 0 or not drafter_s > 0:
-        raise ValueError(f"latencies must be positive, got target={target_s} and drafter={drafter_s}")
-    if sp_degree < 1:
-        raise ValueError(f"sp_degree={sp_degree} must be at least 1")
-    # t / (k c) <= SP; the tolerance keeps an exact quotient from being rounded up by a floating-point hair
-    return max(1, math.ceil(target_s / (sp_degree * drafter_s) * (1 - 1e-12)))
 
 
 def may_draft(state: State, ahead: int) -> bool:
@@ -38,14 +20,48 @@ def may_draft(state: State, ahead: int) -> bool:
 def block_is_due(state: State) -> bool:
     """DSI: whether what has not been fed yet should go out now, all of it as one block.
 
-    * The last settled token has not been fed: at once, whatever is drafted. At the start and after a rejection
-      this is the zero-draft forward, which makes DSI never slower than non-SI.
+    * The last settled token has not been fed, so no window is under way that could settle the next one: as soon as
+      `first` drafts wait. The paper's rule has first = 0; at the start and after a rejection this is then the
+      zero-draft forward, which makes DSI never slower than non-SI.
     * `lookahead` drafts wait.
     * Fewer wait, but no more will come.
     """
     if state.fed < state.ledger.settled:
-        return True
-    return state.waiting >= state.plan.lookahead or (state.waiting > 0 and no_more_drafts(state))
+        drafts = len(state.ledger.tokens) - state.ledger.settled
+        return drafts >= state.blocks.first or no_more_drafts(state)
+    return state.waiting >= state.blocks.lookahead or (state.waiting > 0 and no_more_drafts(state))
+
+
+def verdict_is_near(state: State) -> bool:
+    """DSI: whether the drafter should wait for a verdict rather than begin a draft that it may void.
+
+    A draft cannot be preempted. Say it would be running for another c - w when a verdict arrives, w after its begin.
+    Begun now, it makes the next epoch start c - w late if the verdict is a rejection; waiting for the verdict costs w
+    if it is not. So with q the probability that all drafts which the verdict judges are right, waiting is better when
+
+        (1 - q) (c - w) > q w,  that is  w < (1 - q) c.
+
+    If the verdict brings the very token that the draft would propose, waiting is better whenever w < c. The rule keeps
+    the drafter in step with its verdicts where t is a little more than a multiple of c. With one server and a drafter
+    more than half as slow as the target it does not pay: the next window would go out without the draft.
+    """
+    if state.estimates is None:
+        return False
+    t, c, spread = state.estimates.target_s, state.estimates.drafter_s, state.estimates.spread_s
+    begin = max(state.now, state.drafter_free)
+    for flight in state.flights.values():  # in the order they were sent
+        if flight.epoch != state.ledger.epoch:
+            continue
+        wait = flight.sent + t - begin
+        overdue = begin == state.now and -spread - c / 8 < wait  # it may be here any moment
+        if wait < 0 and not overdue:
+            continue  # known, or lost, before the draft begins
+        wait = max(wait, 0.0) + spread
+        if flight.end == state.drafted:
+            return wait < c
+        wrong = 1 - state.estimates.acceptance ** (flight.end - flight.window)
+        return wait < wrong * c and (state.plan.sp_degree > 1 or 2 * c <= t)
+    return False
 
 
 def no_more_drafts(state: State) -> bool:

@@ -41,7 +41,7 @@ def run(
             if isinstance(event, Failed):
                 raise WorkerError(event)
             record.span(span)
-            state, actions = policy.step(state, event)
+            state, actions = policy.step(state, event, received)
             _perform(actions, backend, record)
             record.host_s += backend.now() - received
     finally:

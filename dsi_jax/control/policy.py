@@ -1,7 +1,7 @@
 """The three algorithms, as policies over the same workers: non-SI, SI and DSI (paper, Algorithm 1 in its practical
 version).
 
-`step(state, event) -> (state, actions)` is pure host code: no jax, no clock, no thread. It books the event, then
+`step(state, event, now) -> (state, actions)` is pure host code: no jax, no clock, no thread. It books the event, then
 asks the algorithm's schedule which work to start. A new way to overlap drafting and verification is a new schedule.
 
 Algorithm 1 in these terms:
@@ -14,8 +14,9 @@ Algorithm 1 in these terms:
 
 from collections.abc import Callable
 
-from dsi_jax.base import DRAFTER, Action, Algorithm, Event, Plan, Prefill, Request, StopRule, target
-from dsi_jax.control.dispatch import block_is_due, may_draft, no_more_drafts
+from dsi_jax.base import DRAFTER, Action, Algorithm, Cancel, Emit, Event, Plan, Prefill, Request, StopRule, target
+from dsi_jax.control.dispatch import block_is_due, may_draft, no_more_drafts, verdict_is_near
+from dsi_jax.control.rule import best_blocks
 from dsi_jax.control.state import State, digest, draft, lagging, new_state, observe, verify
 
 
@@ -24,9 +25,11 @@ def start(plan: Plan, request: Request, stop: StopRule | None = None) -> tuple[S
     return new_state(plan, request, stop), [Prefill(server, request, request.prompt[:-1]) for server in servers(plan)]
 
 
-def step(state: State, event: Event) -> tuple[State, list[Action]]:
-    """Take in one event; returns the new state (the old one is consumed) and what to do, in order."""
-    actions = observe(state, event)
+def step(state: State, event: Event, now: float) -> tuple[State, list[Action]]:
+    """Take in one event, at `now` seconds; returns the new state (the old one is consumed) and what to do, in order."""
+    actions = observe(state, event, now)
+    if state.plan.adapt:
+        _adapt(state, actions)
     if not state.finished:
         actions += SCHEDULES[state.plan.algorithm](state)
     return state, actions
@@ -66,11 +69,20 @@ def schedule_dsi(state: State) -> list[Action]:
     actions: list[Action] = []
     while state.idle and block_is_due(state):
         actions.append(verify(state))
-    while may_draft(state, ahead=state.plan.draft_lead):
+    while may_draft(state, ahead=state.plan.draft_lead) and not verdict_is_near(state):
         actions.append(draft(state))
     if lagging(state):
         actions.append(digest(state))
     return actions
+
+
+def _adapt(state: State, actions: list[Action]) -> None:
+    """Learn from what has just been settled; at the begin of an epoch, derive the dispatch rule anew."""
+    for action in actions:
+        if isinstance(action, Emit):
+            state.estimates.saw_verdict(action.accepted, action.rejected)
+        elif isinstance(action, Cancel) and state.estimates.have_moved():
+            state.blocks = best_blocks(state.estimates.renew(), state.plan.sp_degree, state.plan.longest)
 
 
 SCHEDULES: dict[Algorithm, Callable[[State], list[Action]]] = {

@@ -35,7 +35,19 @@ from dsi_jax.base import (
     Verified,
     Verify,
 )
+from dsi_jax.control.estimates import Estimates
 from dsi_jax.control.ledger import Ledger
+from dsi_jax.control.rule import Blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class Flight:
+    """A window that a target server is verifying."""
+
+    epoch: int
+    window: int
+    end: int
+    sent: float  # seconds
 
 
 @dataclasses.dataclass
@@ -55,6 +67,12 @@ class State:
     asked: collections.deque[int] = dataclasses.field(default_factory=collections.deque)  # of Drafts under way
     started: bool = False  # whether the drafter was told where this epoch begins
     mute: bool = False  # the drafter has nothing to propose until the prefix changes
+    now: float = 0.0  # seconds, of the event being handled
+    blocks: Blocks = Blocks(0, 1)  # the dispatch rule in force
+    estimates: Estimates | None = None  # of latencies and acceptance; None: the plan forecasts none
+    flights: dict[str, Flight] = dataclasses.field(default_factory=dict)  # target server -> the window it verifies
+    draft_begun: float = 0.0  # when the drafter began what it is doing now
+    drafter_free: float = 0.0  # when, by the estimates, it will have done all that it was asked for
 
     @property
     def finished(self) -> bool:
@@ -73,23 +91,30 @@ class State:
 
 def new_state(plan: Plan, request: Request, stop: StopRule | None = None) -> State:
     ledger = Ledger(request, stop)
-    return State(plan, ledger, fed=ledger.settled - 1, idle=collections.deque(), cached={}, turns={}, arrived={})
+    state = State(plan, ledger, fed=ledger.settled - 1, idle=collections.deque(), cached={}, turns={}, arrived={})
+    state.blocks = Blocks(plan.first, plan.lookahead)
+    state.estimates = Estimates.start(plan.forecast) if plan.forecast else None
+    return state
 
 
 # ------------------------------------------------------------------------------------------------------- observing
 
 
-def observe(state: State, event: Event) -> list[Action]:
+def observe(state: State, event: Event, now: float) -> list[Action]:
     """Book an event; returns Emit, Cancel and Settle actions, in order. Stale results only free their server."""
+    state.now = now
     match event:
         case Prefilled(server=server):
             _on_prefilled(state, server)
         case Digested(server=server):
             state.idle.append(server)
-        case Drafted(epoch=epoch) if epoch == state.ledger.epoch:
+        case Drafted():
             _on_drafted(state, event)
         case Verified():
             state.idle.append(event.server)
+            flight = state.flights.pop(event.server)
+            if state.plan.adapt:
+                state.estimates.saw_forward(state.now - flight.sent)
             if event.epoch == state.ledger.epoch:
                 state.arrived[event.window] = event
                 return _apply_windows(state)
@@ -107,7 +132,16 @@ def _on_prefilled(state: State, server: str) -> None:
 
 
 def _on_drafted(state: State, event: Drafted) -> None:
-    state.asked.popleft()
+    if state.plan.adapt and event.tokens:
+        state.estimates.saw_draft((state.now - state.draft_begun) / len(event.tokens))
+    state.draft_begun = state.now
+    if event.epoch == state.ledger.epoch:
+        state.asked.popleft()
+        _append_drafts(state, event)
+    state.drafter_free = state.now + sum(state.asked) * _draft_s(state)
+
+
+def _append_drafts(state: State, event: Drafted) -> None:
     state.mute = not event.tokens
     begin = len(state.ledger.tokens)  # not event.position: a Draft before this one may have proposed too few
     state.ledger.append_drafts(event.tokens, event.evidence)
@@ -160,6 +194,8 @@ def _put(state: State, emit: Emit, token: int) -> list[Action]:
     state.arrived.clear()
     state.asked.clear()
     state.started = state.mute = False
+    running_s = state.plan.draft_burst * _draft_s(state)  # what the drafter is at cannot be preempted; the rest is void
+    state.drafter_free = max(state.now, min(state.drafter_free, state.draft_begun + running_s))
     emit = dataclasses.replace(emit, tokens=(*emit.tokens, token), rejected=rejected)
     return [emit, Cancel(ledger.epoch)]
 
@@ -177,6 +213,9 @@ def draft(state: State) -> Draft:
         tokens = tuple(ledger.tokens[start:])
     state.started = True
     state.asked.append(count)
+    if state.drafter_free <= state.now:
+        state.draft_begun = state.drafter_free = state.now
+    state.drafter_free += count * _draft_s(state)
     return Draft(ledger.epoch, start, tokens, count)
 
 
@@ -190,8 +229,13 @@ def verify(state: State) -> Verify:
     end = state.fed = len(ledger.tokens)
     state.cached[server] = (end, ledger.epoch)
     state.turns[server] = state.windows = state.windows + 1
+    state.flights[server] = Flight(ledger.epoch, window, end, state.now)
     evidence = ledger.evidence(window + 1, end) if end > ledger.settled else ()
     return Verify(server, ledger.epoch, start, window, tuple(ledger.tokens[start:end]), evidence)
+
+
+def _draft_s(state: State) -> float:
+    return state.estimates.drafter_s if state.estimates else 0.0
 
 
 def lagging(state: State) -> bool:

@@ -77,48 +77,54 @@ class _Server:
             self.chain.append(last)
 
 
+TICKS = 10**9  # a second; virtual time is counted in whole ticks, so that equal times are equal whatever their sum
+
+
 class VirtualBackend:
-    """A heap of virtual times behind the `Backend` protocol."""
+    """A heap of virtual times behind the `Backend` protocol.
+
+    Of what happens at the same time, a verdict comes before a draft: a draft that would begin then is not begun.
+    """
 
     clock = "virtual"
 
     def __init__(self, oracle: Oracle, duration: Duration):
         self._oracle = oracle
-        self._timetable = Timetable(duration)
+        self._timetable = Timetable(lambda action: round(duration(action) * TICKS))
         self._servers: dict[str, _Server] = {}
-        self._heap: list[tuple[float, int, float, Action]] = []  # (end, order of submission, start, action)
+        self._heap: list[tuple[int, bool, int, int, Action]] = []  # (end, a draft, order of submission, start, action)
         self._order = itertools.count()
         self._dropped: set[int] = set()  # ids of cancelled actions still in the heap
         self._last_draft: int | None = None
-        self._now = 0.0
+        self._now = 0
 
     def now(self) -> float:
-        return self._now
+        return self._now / TICKS
 
     def submit(self, action: Action) -> None:
         if isinstance(action, Cancel):
             self._dropped.update(id(draft) for draft in self._timetable.cancel(action.epoch, self._now))
             return
         start, end = self._timetable.enqueue(action, self._now)
-        heapq.heappush(self._heap, (end, next(self._order), start, action))
+        heapq.heappush(self._heap, (end, isinstance(action, Draft), next(self._order), start, action))
 
     def next_event(self) -> tuple[Event, Span | None]:
         while self._heap:
-            end, _, start, action = heapq.heappop(self._heap)
+            end, _, _, start, action = heapq.heappop(self._heap)
             if id(action) in self._dropped:
                 self._dropped.remove(id(action))
                 continue
             self._now = end
             event = self.perform(action)
-            return event, span_of(action, start, end, event)
+            return event, span_of(action, start / TICKS, end / TICKS, event)
         raise TimeoutError("no work is under way, so no event will ever come: the policy has stalled")
 
     def drain(self) -> tuple[Span, ...]:
         spans = []
         while self._heap:
-            end, _, start, action = heapq.heappop(self._heap)
+            end, _, _, start, action = heapq.heappop(self._heap)
             if id(action) not in self._dropped and start <= self._now:
-                spans.append(span_of(action, start, end))
+                spans.append(span_of(action, start / TICKS, end / TICKS))
         self._dropped.clear()
         return tuple(span for span in spans if span)
 

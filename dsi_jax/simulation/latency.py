@@ -73,7 +73,7 @@ class Timetable:
 
     def __init__(self, duration: Duration):
         self._duration = duration
-        self._free: dict[str, float] = collections.defaultdict(float)
+        self._free: dict[str, float] = collections.defaultdict(int)
         self._drafts: collections.deque[tuple[float, float, Draft]] = collections.deque()
 
     def enqueue(self, action: Action, now: float) -> tuple[float, float]:
@@ -83,15 +83,15 @@ class Timetable:
         end = start + self._duration(action)
         self._free[server] = end
         if isinstance(action, Draft):
-            while self._drafts and self._drafts[0][0] <= now:
+            while self._drafts and self._drafts[0][0] < now:
                 self._drafts.popleft()  # begun, so no longer to be cancelled
             self._drafts.append((start, end, action))
         return start, end
 
     def cancel(self, epoch: int, now: float) -> list[Draft]:
-        """Drop the drafts of older epochs that have not started; returns them."""
+        """Drop the drafts of older epochs that have not started, or start at this very moment; returns them."""
         dropped = []
-        while self._drafts and self._drafts[-1][0] > now and self._drafts[-1][2].epoch < epoch:
+        while self._drafts and self._drafts[-1][0] >= now and self._drafts[-1][2].epoch < epoch:
             start, _, action = self._drafts.pop()
             self._free[action.server] = start
             dropped.append(action)
