@@ -116,6 +116,9 @@ class Plan:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.first < 0:
             raise ValueError(f"first={self.first} must be at least 0")
+        largest = max(self.first, self.longest if self.adapt else 0)
+        if self.draft_lead < largest:
+            raise ValueError(f"draft_lead={self.draft_lead} must be at least {largest}, or a window would wait forever")
         if self.adapt and self.forecast is None:
             raise ValueError("adapt=True needs a forecast to start from; give one")
 

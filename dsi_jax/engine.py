@@ -10,15 +10,16 @@ from typing import Any
 
 import jax
 
-from dsi_jax.base import DRAFTER, Algorithm, Commit, Plan, Request, Sampling, Trace, Verification
+from dsi_jax.base import DRAFTER, Algorithm, Commit, Forecast, Plan, Request, Sampling, Trace, Verification
 from dsi_jax.checkpoints.open import OpenedModel, open_model
 from dsi_jax.checkpoints.tokenizer import StopStrings, TextTokenizer
 from dsi_jax.config import Config
 from dsi_jax.control import loop, policy
+from dsi_jax.control.rule import Blocks
 from dsi_jax.decoding.drafting import Drafter, ngram_drafter, synthetic_drafter
 from dsi_jax.models.transformer import Transformer
 from dsi_jax.placement.mesh import carve
-from dsi_jax.planner import choose_lookahead
+from dsi_jax.planner import PRIOR_ACCEPTANCE, choose_blocks
 from dsi_jax.runtime import transfer
 from dsi_jax.runtime.backend import DeviceBackend, PacedBackend
 from dsi_jax.runtime.programs import CompilationCounter, Model, param_shardings
@@ -200,18 +201,24 @@ class Engine:
         lookahead = self.config.lookahead if lookahead is None else lookahead
         if lookahead != "auto" and not isinstance(lookahead, numbers.Integral):
             raise ValueError(f"lookahead={lookahead!r} must be an integer of at least 1, or auto")
-        width = self.model_config.verify_width
-        if lookahead == "auto":
-            t, c = self.measured.target_s, self.measured.drafter_s
-            if latencies:
-                t, c = latencies.target_s, latencies.drafter_s
-            acceptance = self._accepted / self._judged if self._judged else None
-            # a longer block takes several runs of the program, whose price the latencies do not tell
-            lookahead = min(choose_lookahead(algorithm, t, c, self.config.mesh.sp_degree, acceptance), width)
-        burst = lookahead if self.config.drafter.kind == "ngram" and not self._own_drafter else 1
-        sp_degree = self.config.mesh.sp_degree
-        lead = 2 * sp_degree * max(width, lookahead)
-        return Plan(algorithm, lookahead, sp_degree, self.config.verification, burst, draft_lead=lead, digest_lag=width)
+        sp_degree, width = self.config.mesh.sp_degree, self.model_config.verify_width
+        forecast = self._forecast(latencies)
+        auto = lookahead == "auto"
+        # a longer block takes several runs of the program, whose price the latencies do not tell
+        blocks = choose_blocks(algorithm, forecast, sp_degree, longest=width) if auto else Blocks(0, lookahead)
+        return Plan(
+            algorithm,
+            blocks.lookahead,
+            sp_degree,
+            first=blocks.first,
+            forecast=forecast,
+            adapt=auto and algorithm == Algorithm.DSI,
+            longest=width,
+            verification=self.config.verification,
+            draft_burst=blocks.lookahead if self.config.drafter.kind == "ngram" and not self._own_drafter else 1,
+            draft_lead=2 * sp_degree * max(width, blocks.lookahead),
+            digest_lag=width,
+        )
 
     def close(self) -> None:
         """Stop the workers."""
@@ -224,6 +231,12 @@ class Engine:
         self.close()
 
     # --------------------------------------------------------------------------------------------------- one request
+
+    def _forecast(self, latencies: Latencies | None) -> Forecast:
+        """What is known before a run: the floors or the measured latencies, and the acceptance of all runs so far."""
+        known = latencies or self.measured
+        acceptance = self._accepted / self._judged if self._judged else PRIOR_ACCEPTANCE
+        return Forecast(known.target_s, max(known.drafter_s, 1e-9), acceptance)
 
     def _continue(self, request, prompt, words, algorithm, lookahead, latencies, on_text) -> Result:
         self._device.drain()  # an interrupt may have left answers of the last request behind

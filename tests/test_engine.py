@@ -351,7 +351,8 @@ def test_a_paced_run_that_fails_at_its_start_leaves_nothing_behind():
         expected = generate(engine, PROMPTS[0], "non_si", max_new_tokens=8).tokens
         for algorithm in ("si", "dsi"):
             assert generate(engine, PROMPTS[0], algorithm, lookahead=3, max_new_tokens=8).tokens == expected
-        run = generate(engine, PROMPTS[0], "dsi", max_new_tokens=8, latencies=Latencies(8e-3, 1e-3)).run
+        paced = {"latencies": Latencies(8e-3, 1e-3), "lookahead": 3}
+        run = generate(engine, PROMPTS[0], "dsi", max_new_tokens=8, **paced).run
         assert run.ideal_s == pytest.approx(8 * 8e-3)  # a silent drafter: one forward per token, in the ideal too
 
 

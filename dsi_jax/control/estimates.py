@@ -16,14 +16,16 @@ class Estimates:
     drafter_s: float
     acceptance: float
     spread_s: float = 0.0  # mean distance of a target forward's latency from its mean
-    renewed: Forecast | None = None  # what the rule in force was derived from
+    _ratio_used: float = 1.0  # what the rule in force was derived from
+    _acceptance_used: float = 0.0
     _forwards: int = _PRIOR_RUNS
     _drafts: int = _PRIOR_RUNS
     _judged: int = _PRIOR_DRAFTS
 
     @classmethod
     def start(cls, forecast: Forecast) -> "Estimates":
-        return cls(forecast.target_s, forecast.drafter_s, forecast.acceptance, renewed=forecast)
+        t, c, a = forecast.target_s, forecast.drafter_s, forecast.acceptance
+        return cls(t, c, a, _ratio_used=t / c, _acceptance_used=a)
 
     def saw_forward(self, seconds: float) -> None:
         """Take in the latency of one target forward."""
@@ -44,10 +46,14 @@ class Estimates:
 
     def have_moved(self) -> bool:
         """Whether the rule in force was derived from other numbers than these, by more than it would feel."""
-        old, ratio = self.renewed, self.target_s / self.drafter_s
-        return abs(ratio / (old.target_s / old.drafter_s) - 1) > 0.05 or abs(self.acceptance - old.acceptance) > 0.03
+        return abs(self._ratio / self._ratio_used - 1) > 0.05 or abs(self.acceptance - self._acceptance_used) > 0.03
 
     def renew(self) -> Forecast:
-        """Return today's numbers, and remember that the rule is derived from them."""
-        self.renewed = Forecast(self.target_s, self.drafter_s, min(max(self.acceptance, 0.0), 1.0))
-        return self.renewed
+        """Return today's numbers, in units of a draft token and rounded, so that rules once derived are found again."""
+        self._ratio_used, self._acceptance_used = self._ratio, self.acceptance
+        rounded = round(min(max(self.acceptance, 0.0), 1.0) * 25) / 25
+        return Forecast(float(f"{self._ratio:.2g}"), 1.0, rounded)
+
+    @property
+    def _ratio(self) -> float:
+        return self.target_s / self.drafter_s

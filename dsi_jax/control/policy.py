@@ -14,7 +14,20 @@ Algorithm 1 in these terms:
 
 from collections.abc import Callable
 
-from dsi_jax.base import DRAFTER, Action, Algorithm, Cancel, Emit, Event, Plan, Prefill, Request, StopRule, target
+from dsi_jax.base import (
+    DRAFTER,
+    Action,
+    Algorithm,
+    Cancel,
+    Drafted,
+    Emit,
+    Event,
+    Plan,
+    Prefill,
+    Request,
+    StopRule,
+    target,
+)
 from dsi_jax.control.dispatch import block_is_due, may_draft, no_more_drafts, verdict_is_near
 from dsi_jax.control.rule import best_blocks
 from dsi_jax.control.state import State, digest, draft, lagging, new_state, observe, verify
@@ -29,7 +42,7 @@ def step(state: State, event: Event, now: float) -> tuple[State, list[Action]]:
     """Take in one event, at `now` seconds; returns the new state (the old one is consumed) and what to do, in order."""
     actions = observe(state, event, now)
     if state.plan.adapt:
-        _adapt(state, actions)
+        _adapt(state, event, actions)
     if not state.finished:
         actions += SCHEDULES[state.plan.algorithm](state)
     return state, actions
@@ -76,8 +89,10 @@ def schedule_dsi(state: State) -> list[Action]:
     return actions
 
 
-def _adapt(state: State, actions: list[Action]) -> None:
+def _adapt(state: State, event: Event, actions: list[Action]) -> None:
     """Learn from what has just been settled; at the begin of an epoch, derive the dispatch rule anew."""
+    if isinstance(event, Drafted) and not event.tokens:
+        state.estimates.saw_verdict(0, rejected=True)  # it has nothing to propose: waiting was in vain
     for action in actions:
         if isinstance(action, Emit):
             state.estimates.saw_verdict(action.accepted, action.rejected)

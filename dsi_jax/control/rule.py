@@ -87,17 +87,17 @@ def best_blocks(forecast: Forecast, sp_degree: int, longest: int = LONGEST) -> B
     step = smallest_sufficient_lookahead(forecast.target_s, forecast.drafter_s, sp_degree)
     # three digits of m and two of a are more than an estimate can tell, and running ones hit the cache
     drafts = float(f"{forecast.target_s / forecast.drafter_s:.3g}")
-    return _best_blocks(drafts, min(round(forecast.acceptance, 2), 0.995), sp_degree, min(step, longest))
+    return _best_blocks(drafts, min(round(forecast.acceptance, 2), 0.995), sp_degree, min(step, longest), longest)
 
 
 @functools.lru_cache(maxsize=4096)
-def _best_blocks(m: float, acceptance: float, sp_degree: int, step: int) -> Blocks:
+def _best_blocks(m: float, acceptance: float, sp_degree: int, step: int, longest: int) -> Blocks:
     if m < 2 or (step == 1 and sp_degree > 1):
         return Blocks(0, step)  # (2) at k = 1; and a drafter half as slow as the target has no drafts to wait for
     if sp_degree == 1:  # no window is ever sent while another is under way; the next one judges a draft less by itself
-        rules = [Blocks(first, first + 1) for first in _grid(min(math.ceil(m), LONGEST))]
+        rules = [Blocks(first, first + 1) for first in _grid(min(math.ceil(m), longest))]
     else:
-        rules = [Blocks(first, k) for k in _grid(step + 1)[1:] for first in _grid(k)]
+        rules = [Blocks(first, k) for k in _grid(min(step + 1, longest))[1:] for first in _grid(k)]
     lengths = {rule: expected_epoch(m, acceptance, sp_degree, rule) for rule in rules}
     shortlist = sorted(rules, key=lengths.__getitem__)[:SHORTLIST]
     close = [rule for rule in shortlist if lengths[rule] <= _CLOSE * lengths[shortlist[0]]]

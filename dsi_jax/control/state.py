@@ -113,7 +113,7 @@ def observe(state: State, event: Event, now: float) -> list[Action]:
         case Verified():
             state.idle.append(event.server)
             flight = state.flights.pop(event.server)
-            if state.plan.adapt:
+            if state.estimates:
                 state.estimates.saw_forward(state.now - flight.sent)
             if event.epoch == state.ledger.epoch:
                 state.arrived[event.window] = event
@@ -132,7 +132,7 @@ def _on_prefilled(state: State, server: str) -> None:
 
 
 def _on_drafted(state: State, event: Drafted) -> None:
-    if state.plan.adapt and event.tokens:
+    if state.estimates and event.tokens:
         state.estimates.saw_draft((state.now - state.draft_begun) / len(event.tokens))
     state.draft_begun = state.now
     if event.epoch == state.ledger.epoch:
