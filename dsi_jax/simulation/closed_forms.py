@@ -30,13 +30,13 @@ def tight_lower_bound(t: Value, c: Value, n: int) -> Value:
     return (n - 1) * c + t
 
 
-def si_per_token(t: Value, c: Value, a: Value, k: Value) -> Value:
+def si_per_token(t: Value, c: Value, a: Value, k: int) -> Value:
     """SI's time per token in a long run, (k c + t) (1 - a) / (1 - a^(k+1)) (Leviathan et al. 2023).
 
-    A round drafts k tokens and verifies them, and settles 1 + a + ... + a^k tokens on average. At a = 1 the quotient
-    is 0 / 0; give a slightly smaller a.
+    A round drafts k tokens and verifies them, and settles 1 + a + ... + a^k = (1 - a^(k+1)) / (1 - a) tokens on
+    average; the sum is used as it stands, since the quotient is 0 / 0 at a = 1. `k` is an int.
     """
-    return (k * c + t) * (1 - a) / (1 - a ** (k + 1))
+    return (k * c + t) / sum(a**i for i in range(k + 1))
 
 
 def si(t: float, c: float, a: float, k: int, n: int) -> float:
@@ -48,7 +48,10 @@ def si(t: float, c: float, a: float, k: int, n: int) -> float:
     expected = [0.0]
     for left in range(1, n + 1):
         drafts = min(k, left - 1)
-        rest = sum(a**i * (1 - a) * expected[left - i - 1] for i in range(drafts)) + a**drafts * expected[left - drafts - 1]
+        rest = (
+            sum(a**i * (1 - a) * expected[left - i - 1] for i in range(drafts))
+            + a**drafts * expected[left - drafts - 1]
+        )
         expected.append(drafts * c + t + rest)
     return expected[n]
 

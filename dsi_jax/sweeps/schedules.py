@@ -194,9 +194,7 @@ def _schedule(state: _State, rule: Rule, acceptance: jax.Array, count: int, slot
     )
 
 
-def _verdict_is_near(
-    state: _State, rule: Rule, acceptance: jax.Array, begin: jax.Array, slot: jax.Array
-) -> jax.Array:
+def _verdict_is_near(state: _State, rule: Rule, acceptance: jax.Array, begin: jax.Array, slot: jax.Array) -> jax.Array:
     """See `control.dispatch.verdict_is_near`."""
     slots = slot.shape[0]
     order = (slot - state.returned) % slots
