@@ -112,7 +112,7 @@ def entries(architecture: str, fields: dict) -> dict[str, int | float | str]:
         found |= {"rope.scaling.type": rope["rope_type"], "rope.scaling.factor": rope["factor"]}
     if rope["rope_type"] == "yarn":
         found["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
-        found["rope.scaling.yarn_beta_fast"] = rope["beta_fast"]
+        found |= {f"rope.scaling.yarn_{beta}": rope[beta] for beta in ("beta_fast", "beta_slow")}
     return found | {"rope.freq_base": rope["rope_theta"]}
 
 
