@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax.linen import meta
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, models
 
 from dsi_jax.checkpoints.families import FAMILIES
@@ -200,6 +201,64 @@ def test_slots_are_the_parameter_tree_of_every_family(path):
     }
     loaded = dict(source.tensors())
     assert {path: leaf.dtype for path, leaf in loaded.items()} == {path: leaf.dtype for path, leaf in leaves.items()}
+
+
+def rewritten(name, directory, change=lambda name, tensor: {name: tensor}, **fields):
+    """Copy a tiny model with its tensors passed through `change`."""
+    source = Path(__file__).parent / "golden" / name
+    given = json.loads((source / "config.json").read_text()) | fields
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(given))
+    stored = load_file(source / "model.safetensors")
+    changed = [change(tensor_name, tensor) for tensor_name, tensor in stored.items()]
+    save_file({key: value for part in changed for key, value in part.items()}, directory / "model.safetensors")
+    return source, directory
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        # as on the hub: no prefix, and the causal mask stored beside the weights
+        (
+            "gpt2",
+            lambda name, tensor: {name.removeprefix("transformer."): tensor, "h.0.attn.bias": np.ones((1, 1, 8, 8))},
+        ),
+        ("gpt_neox", lambda name, tensor: {name.replace("lm_head", "embed_out"): tensor}),
+        ("gpt_neox", lambda name, tensor: {name: tensor, "gpt_neox.layers.1.attention.bias": np.ones(4, bool)}),
+        ("tiny_tied", lambda name, tensor: {name: tensor, "lm_head.weight": np.zeros((64, 24))}),
+    ],
+)
+def test_tensors_as_older_checkpoints_name_them(tmp_path, name, change):
+    plain, older = rewritten(name, tmp_path / "older", change)
+    (expected,), (found,) = (load_params(open_huggingface(path), progress=False) for path in (plain, older))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_gemma_norms_are_offsets_from_one(tmp_path):
+    _, path = rewritten("gemma3", tmp_path, lambda name, tensor: {name: np.zeros_like(tensor)}, dtype="float32")
+    (params,) = load_params(open_huggingface(path), progress=False)
+    assert all((block["scale"] == 1).all() for key, block in params["block_0"].items() if key.endswith("norm"))
+    assert (params["block_0"]["attention"]["q_norm"]["scale"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "found", "wanted"),
+    [
+        ("phi3", "model.layers.0.self_attn.qkv_proj.weight", (63, 32), (64, 32)),
+        ("gpt2", "transformer.h.0.attn.c_attn.weight", (24, 71), (24, 72)),
+        ("gpt2", "transformer.h.0.mlp.c_fc.weight", (40, 24), (24, 40)),
+        ("gpt_neox", "gpt_neox.layers.0.attention.query_key_value.bias", (95,), (96,)),
+    ],
+)
+def test_fused_and_transposed_tensors_of_another_shape(tmp_path, name, tensor, found, wanted):
+    def change(name, values):
+        return {name: np.zeros(found, np.float32) if name == tensor else values}
+
+    _, path = rewritten(name, tmp_path, change)
+    with pytest.raises(ValueError, match=re.escape(f"{tensor!r} has shape {list(found)} where the config in the file")):
+        load_params(open_huggingface(path), progress=False)
+    with pytest.raises(ValueError, match=re.escape(f"asks for {list(wanted)}")):
+        load_params(open_huggingface(path), progress=False)
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
