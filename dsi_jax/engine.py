@@ -13,6 +13,7 @@ import jax
 from dsi_jax.base import DRAFTER, Algorithm, Commit, Forecast, Plan, Request, Sampling, Trace, Verification
 from dsi_jax.checkpoints.open import OpenedModel, open_model
 from dsi_jax.checkpoints.tokenizer import StopStrings, TextTokenizer
+from dsi_jax.checkpoints.vocabulary import shared_tokens
 from dsi_jax.config import Config
 from dsi_jax.control import loop, policy
 from dsi_jax.control.rule import Blocks
@@ -90,9 +91,8 @@ class Engine:
         else:
             own = drafter if isinstance(drafter, tuple) else None
             (model,), drafter_opened = _place_models(own, config.drafter.model, [meshes[DRAFTER]], progress)
-            *targets, model = self._share_vocabulary([*targets, model], drafter_opened)
-            self.model_config, self._drafter_length = targets[0].config, model.config.max_length
-            draft_with = model_drafter(model, config.verification)
+            model, self._drafter_length = self._share_vocabulary(model, drafter_opened), model.config.max_length
+            draft_with = model_drafter(model, config.verification, self.model_config.token_ids)
         servers: dict[str, Any] = {DRAFTER: DraftServer(draft_with, self.model_config.token_ids)}
         for server, model in zip((s for s in meshes if s != DRAFTER), targets, strict=True):
             servers[server] = TargetServer(
@@ -336,19 +336,23 @@ class Engine:
             lambda request: self._references.get(request, ()), settings.acceptance, self.model_config.token_ids
         )
 
-    def _share_vocabulary(self, models: list[Model], opened: OpenedModel | None) -> list[Model]:
-        """Bring targets and drafter to one vocabulary: that of equal tokenizers, less what one of them is padded by."""
-        sizes = [model.config.token_ids for model in models]
+    def _share_vocabulary(self, drafter: Model, opened: OpenedModel | None) -> Model:
+        """Cut the drafter to the ids that the target and both tokenizers have; the target draws as it does alone."""
+        ours, theirs = self.model_config.token_ids, drafter.config.token_ids
         tokenizers = [self.tokenizer, opened.tokenizer if opened else None]
         if None not in tokenizers:
-            ids = tokenizers[0].backend.get_vocab()
-            if ids != tokenizers[1].backend.get_vocab():
-                raise ValueError("target and drafter have different tokenizers; a draft token would mean another text")
-            if max(ids.values(), default=0) < min(sizes):
-                return [_without_padding(model, min(sizes)) for model in models]
-        if len(set(sizes)) > 1:
-            raise ValueError(f"target and drafter must share a vocabulary, but have {sizes[0]} and {sizes[-1]} tokens")
-        return models
+            shared = min(ours, theirs, shared_tokens(*tokenizers))
+        elif ours == theirs:
+            shared = theirs
+        else:
+            raise ValueError(
+                f"target and drafter must share a vocabulary, but have {ours} and {theirs} tokens; "
+                "sizes may differ where both have a tokenizer, and it is the same"
+            )
+        if shared == theirs:
+            return drafter
+        config = dataclasses.replace(drafter.config, unused_ids=drafter.config.vocab_size - shared)
+        return dataclasses.replace(drafter, module=drafter.module.clone(config=config))
 
     @property
     def max_length(self) -> int:
@@ -386,12 +390,6 @@ def _algorithm(name: Algorithm | str) -> Algorithm:
         return Algorithm(name)
     except ValueError:
         raise ValueError(f"algorithm={name!r} is not known; choose one of {', '.join(Algorithm)}") from None
-
-
-def _without_padding(model: Model, vocab_size: int) -> Model:
-    """The same model, drawing ids below `vocab_size` alone."""
-    config = dataclasses.replace(model.config, unused_ids=model.config.vocab_size - vocab_size)
-    return model if config == model.config else dataclasses.replace(model, module=model.module.clone(config=config))
 
 
 def _place_models(own, source, meshes, progress: bool) -> tuple[list[Model], OpenedModel | None]:

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers.models
 from flax.linen import meta
+from tokenizers import Tokenizer
 
 from dsi_jax import embedded
 from dsi_jax.base import Algorithm, Commit
@@ -104,6 +106,8 @@ def models(tmp_path_factory) -> Path:
     for seed, (name, vocab) in enumerate({"target": 512, "drafter": 512, "other_vocabulary": 300}.items()):
         config = dataclasses.replace(TINY, vocab_size=vocab)
         store.save(folder / name, config, random_params(config, seed))
+    words = {f"w{i}": i for i in range(300)}
+    Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0")).save(str(folder / "other_vocabulary/tokenizer.json"))
     shutil.copytree(folder / "target", folder / "truncated")
     largest = max((folder / "truncated" / "params").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
     largest.write_bytes(largest.read_bytes()[:-100])
@@ -260,7 +264,7 @@ BAD = {  # arguments -> what the line says; {models} and {out} are filled in
     "truncated GGUF file": (["--set=target.path={models}/truncated.gguf"], "truncated.gguf: not a whole GGUF file"),
     "vocabularies that differ": (
         ["--set=target.path={models}/target", "--set=drafter.model.path={models}/other_vocabulary"],
-        "target and drafter must share a vocabulary, but have 512 and 300 tokens",
+        "target and drafter have different tokenizers: id 0 is '<|endoftext|>' to one and 'w0' to the other",
     ),
     "prompt longer than the cache": (
         ["--sp_degree=1", "--set=target.max_length=64", "--prompt=" + 30 * "x y ", "--max_new_tokens=4"],

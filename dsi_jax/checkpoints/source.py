@@ -44,7 +44,7 @@ def load_params(source: Source, shardings: Sequence[Shardings] = (None,), progre
       source: an opened checkpoint.
       shardings: one entry per replica: a tree of `jax.sharding.Sharding` shaped like the parameters, a single
         sharding for all leaves, or None for the default device.
-      progress: show a bar on standard error.
+      progress: show a bar on standard error, once loading has taken a second.
 
     Returns:
       One parameter tree (nested dicts of `jax.Array`) per replica.
@@ -54,7 +54,7 @@ def load_params(source: Source, shardings: Sequence[Shardings] = (None,), progre
     """
     replicas: list[dict[str, Any]] = [{} for _ in shardings]
     total = len(parameter_slots(source.config))
-    with tqdm(desc="loading weights", total=total, unit="tensor", disable=not progress) as bar:
+    with tqdm(desc="loading weights", total=total, unit="tensor", delay=1, disable=not progress) as bar:
         for path, leaf in source.tensors():  # not through the bar, which would hold on to the last leaf
             for params, tree in zip(replicas, shardings, strict=True):
                 # The CPU backend takes over host memory that happens to be aligned (`may_alias=False` does not stop

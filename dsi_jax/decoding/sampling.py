@@ -75,6 +75,12 @@ def probabilities(logits: jax.Array, knobs: Knobs) -> jax.Array:
     return jax.lax.cond(knobs.temperature > 0, lambda x: jax.nn.softmax(warp(x, knobs), axis=-1), greedy, logits)
 
 
+def widen(logits: jax.Array, vocab_size: int) -> jax.Array:
+    """Bring logits float32[T, V'] to a vocabulary of V >= V' tokens, of which those further on cannot be drawn."""
+    missing = vocab_size - logits.shape[-1]
+    return jnp.pad(logits, ((0, 0), (0, missing)), constant_values=NEVER) if missing else logits
+
+
 def draw(logits: jax.Array, positions: jax.Array, knobs: Knobs, role: Role = Role.SHARED) -> jax.Array:
     """Draw one token per row: `argmax(warp(logits) + gumbel(key(role, position)))`, greedy at temperature 0.
 

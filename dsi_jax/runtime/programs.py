@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
 from dsi_jax.base import Sampling, Verification
-from dsi_jax.decoding.sampling import Knobs, Role, draw, make_knobs, probabilities
+from dsi_jax.decoding.sampling import Knobs, Role, draw, make_knobs, probabilities, widen
 from dsi_jax.decoding.verification import NO_DRAFT, settle_rejection, verify_coupled, verify_rejection
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.kv_cache import KVCache, init_cache, rollback
@@ -166,15 +166,22 @@ class DraftPrograms:
     widths: tuple[int, int]  # of `extend`: after a rejection one or two tokens are new, a prompt is longer
 
 
-def draft_programs(model: Model, verification: Verification) -> DraftPrograms:
-    """Build the drafter's programs. Coupled: it draws with the target's noise; rejection: with its own."""
-    module = model.module
+def draft_programs(model: Model, verification: Verification, token_ids: int) -> DraftPrograms:
+    """Build the drafter's programs. Coupled: it draws with the target's noise; rejection: with its own.
+
+    Logits are widened to the target's vocabulary of `token_ids`, ids that the drafter does not propose at `NEVER`: it
+    meets the very noise that the target draws with. Where the target has ids that the drafter's table lacks, it reads
+    token 0 in their place, which costs acceptance and nothing else.
+    """
+    module, config = model.module, model.config
     role = Role.SHARED if verification == Verification.COUPLED else Role.DRAFT
 
     def propose(params, cache, tokens, count, knobs):
         position = cache.length + count
+        if token_ids > config.vocab_size:
+            tokens = jnp.where(tokens < config.vocab_size, tokens, 0)
         logits, cache = module.apply({"params": params}, tokens[None, :], cache, count[None])
-        last = jax.lax.dynamic_slice_in_dim(logits[0], count - 1, 1)
+        last = widen(jax.lax.dynamic_slice_in_dim(logits[0], count - 1, 1), token_ids)
         token = draw(last, position, knobs, role)[0]
         return cache, token, probabilities(last, knobs)[0] if role == Role.DRAFT else None
 

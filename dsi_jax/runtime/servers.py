@@ -221,9 +221,15 @@ class _ModelDrafterState(NamedTuple):
     last: jax.Array | None  # int32[], the last proposal, on the device; None while tokens are pending
 
 
-def model_drafter(model: Model, verification: Verification) -> Drafter:
-    """Draft with a model on its own submesh, one forward per token, tokens chained on the device."""
-    programs = draft_programs(model, verification)
+def model_drafter(model: Model, verification: Verification, token_ids: int | None = None) -> Drafter:
+    """Draft with a model on its own submesh, one forward per token, tokens chained on the device.
+
+    Args:
+      model: weights on the drafter's submesh; it proposes ids below its config's `token_ids` alone.
+      verification: the rule drafts are judged by.
+      token_ids: V of the target, whose ids it is given; None: the drafter's own.
+    """
+    programs = draft_programs(model, verification, token_ids or model.config.token_ids)
 
     def feed(cache: KVCache, start: int, tokens: tuple[int, ...], knobs) -> tuple[KVCache, jax.Array, Any]:
         """Feed known tokens in as many runs as it takes; the proposal of the last one counts."""
