@@ -17,6 +17,7 @@ from dsi_jax.runtime.memory import memory_per_device
 
 _SOURCE = flags.DEFINE_string("source", None, "FILE.gguf, a directory, embedded:target, package:WHEEL or hub:NAME.")
 _TP = flags.DEFINE_list("tp", ["1", "2", "4", "8"], "Devices per server to work memory out for.")
+_FSDP = flags.DEFINE_integer("fsdp", 1, "Times tp: further devices per server, which share the weights alone.")
 _LENGTH = flags.DEFINE_integer("max_length", 2048, "Tokens a cache holds.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of weights and cache.")
 
@@ -25,6 +26,8 @@ def main() -> None:
     if not _SOURCE.value:
         raise ValueError("--source is missing; see --help")
     degrees = [_degree(text) for text in _TP.value]
+    if _FSDP.value < 1:
+        raise ValueError(f"--fsdp={_FSDP.value} must be at least 1")
     source = open_source(ModelSource(_SOURCE.value, max_length=_LENGTH.value, dtype=_DTYPE.value))
     config = source.config
     print(f"family       {source.family_name}\nparameters   {config.parameter_count:,}")
@@ -45,7 +48,7 @@ def _degree(text: str) -> int:
 
 def _memory_line(config: ModelConfig, tp: int) -> str:
     try:
-        memory = memory_per_device(config, tp)
+        memory = memory_per_device(config, tp, _FSDP.value)
     except ValueError as error:
         return str(error)
     total = memory.weights + memory.cache

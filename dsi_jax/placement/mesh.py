@@ -1,6 +1,7 @@
 """Carving disjoint named submeshes, one per server, out of the devices of this process."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -9,7 +10,7 @@ from jax.sharding import AxisType, Mesh
 
 from dsi_jax.base import DRAFTER, target
 
-AXES = ("data", "tensor")
+AXES = ("data", "fsdp", "tensor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,19 +20,20 @@ class MeshConfig:
     sp_degree: int = 1  # number of target servers
     target_tp: int = 1  # devices per target server
     drafter_tp: int = 1  # devices of the drafter; 0: the drafter runs on the host (n-gram, synthetic)
+    target_fsdp: int = 1  # times target_tp: further devices, which share the target's weights and not its work
 
     def __post_init__(self) -> None:
-        for name, least in (("sp_degree", 1), ("target_tp", 1), ("drafter_tp", 0)):
+        for name, least in (("sp_degree", 1), ("target_tp", 1), ("drafter_tp", 0), ("target_fsdp", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
 
     @property
     def devices(self) -> int:
-        return self.drafter_tp + self.sp_degree * self.target_tp
+        return self.drafter_tp + self.sp_degree * self.target_tp * self.target_fsdp
 
 
 def carve(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> dict[str, Mesh]:
-    """Split the devices into one (data=1, tensor=tp) mesh per server: the drafter's first, then the targets'.
+    """Split the devices into one (data=1, fsdp, tensor=tp) mesh per server: the drafter's first, then the targets'.
 
     Args:
       config: the servers wanted.
@@ -46,14 +48,17 @@ def carve(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> di
     devices = list(jax.devices() if devices is None else devices)
     if config.devices > len(devices):
         raise ValueError(
-            f"sp_degree={config.sp_degree} targets x target_tp={config.target_tp} + drafter_tp={config.drafter_tp}"
-            f" = {config.devices} devices, but there are {len(devices)}; lower sp_degree or tp"
+            f"sp_degree={config.sp_degree} targets x target_tp={config.target_tp}"
+            f"{f' x target_fsdp={config.target_fsdp}' if config.target_fsdp > 1 else ''}"
+            f" + drafter_tp={config.drafter_tp} = {config.devices} devices, but there are {len(devices)};"
+            " lower sp_degree or tp"
         )
-    sizes = {DRAFTER: config.drafter_tp} if config.drafter_tp else {}
-    sizes |= {target(i): config.target_tp for i in range(config.sp_degree)}
+    shapes = {DRAFTER: (1, 1, config.drafter_tp)} if config.drafter_tp else {}
+    shapes |= {target(i): (1, config.target_fsdp, config.target_tp) for i in range(config.sp_degree)}
     meshes, begin = {}, 0
-    for server, size in sizes.items():
-        grid = np.array(devices[begin : begin + size]).reshape(1, size)
+    for server, shape in shapes.items():
+        end = begin + math.prod(shape)
+        grid = np.array(devices[begin:end]).reshape(shape)
         meshes[server] = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-        begin += size
+        begin = end
     return meshes

@@ -26,13 +26,13 @@ class Memory:
     cache: int  # for `max_length` tokens and the slack behind them
 
 
-def memory_per_device(config: ModelConfig, tp: int) -> Memory:
-    """Add up what one device of a server of `tp` devices holds; the devices need not be there.
+def memory_per_device(config: ModelConfig, tp: int, fsdp: int = 1) -> Memory:
+    """Add up what one device of a server of `fsdp * tp` devices holds; the devices need not be there.
 
     Raises:
-      ValueError: an axis of the model does not divide over tp devices.
+      ValueError: an axis of the model does not divide over the devices.
     """
-    mesh = AbstractMesh((1, tp), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    mesh = AbstractMesh((1, fsdp, tp), AXES, axis_types=(AxisType.Auto,) * len(AXES))
     params = meta.unbox(jax.eval_shape(functools.partial(init_params, config), jax.random.key(0)))
     weights = jax.tree.map(_shard_bytes, params, param_shardings(Transformer(config), mesh))
     cache = jax.eval_shape(functools.partial(init_cache, config))

@@ -66,6 +66,7 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "kv_heads": config.kv_heads,
         "mlp": config.mlp_width,
         "vocab": config.vocab_size,
+        "embed": config.width,
     }
 
 
