@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 _FILL = {"draft": "#E69F00", "verify": "#0072B2", "digest": "#56B4E9", "prefill": "#B58CC4", "settle": "#009E73"}
 _TEXT = {"draft": "#3B2800", "verify": "white", "digest": "#00243A", "prefill": "#2C1436", "settle": "white"}
 _STALE_FILL, _STALE_EDGE, _STALE_TEXT = "#DDE1E6", "#9AA3AD", "#5B6570"
-_IDLE, _INK, _FAINT = "#F1F3F5", "#1F2933", "#66707B"
+_IDLE, INK, FAINT = "#F1F3F5", "#1F2933", "#66707B"
 _COMMIT, _REJECTION = "#007A5A", "#C1121F"
-_NAMES = {Algorithm.DSI: "DSI", Algorithm.SI: "SI", Algorithm.NON_SI: "non-SI"}
+NAMES = {Algorithm.DSI: "DSI", Algorithm.SI: "SI", Algorithm.NON_SI: "non-SI"}
 _MOTTO = {
     Algorithm.DSI: "drafting and verifications overlap in time",
     Algorithm.SI: "draft, then verify, in turn",
     Algorithm.NON_SI: "one target forward per token",
 }
-_LINE = {
+LINE = {
     Algorithm.DSI: {"color": "#0072B2", "linewidth": 2.6},
     Algorithm.SI: {"color": "#B5651D", "linewidth": 1.9, "linestyle": (0, (5, 1.5))},
     Algorithm.NON_SI: {"color": "#4B5563", "linewidth": 1.9, "linestyle": (0, (1.2, 1.2))},
@@ -42,7 +42,7 @@ _HEAD, _TITLE, _LANE, _COMMITS, _AXIS, _SETTLED, _FOOT = (
     2.0,
     0.52,
 )  # inches; _COMMITS: lanes
-_AXIS_FONT: dict[str, Any] = {"fontsize": 9, "color": _FAINT, "labelpad": 3}
+AXIS_FONT: dict[str, Any] = {"fontsize": 9, "color": FAINT, "labelpad": 3}
 _COUNT_SPACE = 15.0  # points for the number above a commit
 _DRAFTS_SHOWN, _VERIFIES_SHOWN = 25, 8
 
@@ -69,14 +69,22 @@ def timeline_png(path: str | Path, traces: Sequence[Trace], window_ms: float | N
     Raises:
       ValueError: another suffix, no traces, or a window of no length.
     """
+    save(path, timeline_figure(traces, window_ms))
+
+
+def save(path: str | Path, figure: Figure) -> None:
+    """Save any figure as .png or .svg, by the suffix of `path`: the same picture is the same file each time.
+
+    Raises:
+      ValueError: another suffix.
+    """
     path = Path(path)
     if path.suffix not in (".png", ".svg"):
         raise ValueError(f"{path.name} must end in .png or .svg")
     import matplotlib
 
-    figure = timeline_figure(traces, window_ms)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "dsi-jax"}):  # with no date either: the same runs, the same file
+    with matplotlib.rc_context({"svg.hashsalt": "dsi-jax"}):  # and with no date
         figure.savefig(path, dpi=150, facecolor="white", metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
@@ -97,7 +105,7 @@ def timeline_figure(traces: Sequence[Trace], window_ms: float | None = None) -> 
         raise ValueError("there are no traces to draw")
     if window_ms is not None and window_ms <= 0:
         raise ValueError(f"window_ms={window_ms} must be positive")
-    traces = sorted(traces, key=lambda trace: list(_NAMES).index(trace.algorithm))
+    traces = sorted(traces, key=lambda trace: list(NAMES).index(trace.algorithm))
     window = _window(traces, window_ms)
     panels = [_TITLE + _LANE * (len(trace.servers) + _COMMITS) for trace in traces]
     height = _HEAD + sum(panels) + _AXIS + _TITLE + _SETTLED + _FOOT
@@ -106,7 +114,7 @@ def timeline_figure(traces: Sequence[Trace], window_ms: float | None = None) -> 
     for trace, panel in zip(traces, panels, strict=True):
         axes = _axes(figure, top - panel, panel - _TITLE)
         _draw_lanes(axes, trace, window)
-        _title(axes, *_headline(trace, traces))
+        title(axes, *_headline(trace, traces))
         _time_axis(axes, window, labelled=trace is traces[-1])
         top -= panel
     _draw_settled(_axes(figure, _FOOT, _SETTLED), traces, window)
@@ -145,11 +153,11 @@ def _headline(trace: Trace, traces: Sequence[Trace]) -> tuple[str, str]:
     count = sum(len(commit.tokens) for commit in trace.commits)
     facts = [f"{count} tokens in {1e3 * trace.wall_s:,.0f} ms", f"{_rate(trace):.1f} tokens/s"]
     facts += [
-        f"{_rate(trace) / _rate(other):.2f}x {_NAMES[other.algorithm]}"
+        f"{_rate(trace) / _rate(other):.2f}x {NAMES[other.algorithm]}"
         for other in traces
-        if list(_NAMES).index(other.algorithm) > list(_NAMES).index(trace.algorithm)
+        if list(NAMES).index(other.algorithm) > list(NAMES).index(trace.algorithm)
     ]
-    return _NAMES[trace.algorithm], "   ·   ".join([*facts, _MOTTO[trace.algorithm]])
+    return NAMES[trace.algorithm], "   ·   ".join([*facts, _MOTTO[trace.algorithm]])
 
 
 # ------------------------------------------------------------------------------------------------------- the lanes
@@ -245,18 +253,18 @@ def _draw_settled(axes: Axes, traces: Sequence[Trace], window: _Window) -> None:
         for commit in trace.commits:
             times.append(1e3 * commit.time_s)
             counts.append(counts[-1] + len(commit.tokens))
-        axes.step(times, counts, where="post", **_LINE[trace.algorithm], gid="settled", zorder=3)
-        axes.plot(times[-1], counts[-1], "o", color=_LINE[trace.algorithm]["color"], markersize=6, zorder=4)
+        axes.step(times, counts, where="post", **LINE[trace.algorithm], gid="settled", zorder=3)
+        axes.plot(times[-1], counts[-1], "o", color=LINE[trace.algorithm]["color"], markersize=6, zorder=4)
         ends.append((times[-1], counts[-1], trace.algorithm))
     most = max(count for _, count, _ in ends)
     rows = _name_ends(axes, ends, 1.01 * longest, most)
     if not window.whole:
         axes.axvspan(window.start, window.end, color="#E8ECF0", linewidth=0, zorder=0)
     axes.set(xlim=(0, 1.01 * longest), ylim=(0, (1.05 + 0.14 * rows) * most))
-    axes.set_xlabel("time (ms)", **_AXIS_FONT)
-    axes.set_ylabel("tokens", **_AXIS_FONT)
-    _title(axes, "Tokens settled", "the runs to their end" + ("" if window.whole else "; shaded: the part shown above"))
-    _plain(axes)
+    axes.set_xlabel("time (ms)", **AXIS_FONT)
+    axes.set_ylabel("tokens", **AXIS_FONT)
+    title(axes, "Tokens settled", "the runs to their end" + ("" if window.whole else "; shaded: the part shown above"))
+    plain(axes)
     axes.grid(color="#D5DAE0", linewidth=0.6)
 
 
@@ -265,14 +273,14 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, int, Algorithm]], longest
     edges: list[float] = []  # left end of the last name in each row, in points
     per_ms = (_WIDTH - _LEFT - _RIGHT) * 72 / longest
     for time, _, algorithm in sorted(ends, reverse=True):
-        text = f"{_NAMES[algorithm]}  {time:,.0f} ms"
+        text = f"{NAMES[algorithm]}  {time:,.0f} ms"
         width = 0.68 * 9.5 * len(text) + 8
         right = max(time * per_ms, width)
         row = next((row for row, edge in enumerate(edges) if right < edge), len(edges))
         edges[row : row + 1] = [right - width]
         axes.annotate(
             text, (right / per_ms, most), xytext=(0, 8 + 14 * row), textcoords="offset points", ha="right",
-            color=_LINE[algorithm]["color"], fontsize=9.5, fontweight="bold", gid="end",
+            color=LINE[algorithm]["color"], fontsize=9.5, fontweight="bold", gid="end",
         )  # fmt: skip
     return len(edges)
 
@@ -288,31 +296,32 @@ def _axes(figure: Figure, bottom: float, height: float) -> Axes:
 
 
 def _time_axis(axes: Axes, window: _Window, labelled: bool) -> None:
-    _plain(axes)
+    plain(axes)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#D5DAE0", linewidth=0.6)
     if labelled:
-        axes.set_xlabel("time (ms)", **_AXIS_FONT)
+        axes.set_xlabel("time (ms)", **AXIS_FONT)
     else:
         axes.tick_params(axis="x", labelbottom=False, length=0)
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Quieten the axes: no frame but the bottom line, small ticks."""
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8.5, color=_FAINT, labelcolor=_INK)
+    axes.tick_params(labelsize=8.5, color=FAINT, labelcolor=INK)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#B6BDC6")
 
 
-def _title(axes: Axes, name: str, facts: str) -> None:
+def title(axes: Axes, name: str, facts: str) -> None:
     """Write a bold name and its facts above the left end of a panel."""
     bold = axes.annotate(
         name, (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points",
-        fontsize=11.5, fontweight="bold", color=_INK, gid="title",
+        fontsize=11.5, fontweight="bold", color=INK, gid="title",
     )  # fmt: skip
     axes.annotate(
         facts, (1, 0), xytext=(12, 0.5), xycoords=bold, textcoords="offset points",
-        fontsize=9.5, color=_FAINT, va="bottom", gid="facts",
+        fontsize=9.5, color=FAINT, va="bottom", gid="facts",
     )  # fmt: skip
 
 
@@ -323,14 +332,14 @@ def _draw_head(figure: Figure, traces: Sequence[Trace], window: _Window) -> None
     shown = "whole run" if window.whole else f"{_span_words(window)} of {longest:,.0f} ms"
     clocks = ", ".join(dict.fromkeys(trace.clock for trace in traces))
     left = _LEFT / _WIDTH
-    figure.text(left, 1 - 0.34 / height, "One sequence, server by server", fontsize=15, fontweight="bold", color=_INK)
+    figure.text(left, 1 - 0.34 / height, "One sequence, server by server", fontsize=15, fontweight="bold", color=INK)
     figure.text(
         1 - _RIGHT / _WIDTH, 1 - 0.34 / height, f"clock: {clocks}   ·   shown: {shown}",
-        fontsize=9.5, color=_FAINT, ha="right",
+        fontsize=9.5, color=FAINT, ha="right",
     )  # fmt: skip
     figure.legend(
         handles=list(_keys(traces)), loc="upper left", bbox_to_anchor=(left, 1 - 0.42 / height), borderaxespad=0,
-        borderpad=0.2, ncols=9, frameon=False, fontsize=8.8, handlelength=1.5, columnspacing=1.5, labelcolor=_INK,
+        borderpad=0.2, ncols=9, frameon=False, fontsize=8.8, handlelength=1.5, columnspacing=1.5, labelcolor=INK,
     )  # fmt: skip
 
 
