@@ -1,9 +1,10 @@
 """One way to open a checkpoint, whatever its format: the embedded pair, GGUF, Hugging Face directory, orbax store."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dsi_jax import embedded
 from dsi_jax.checkpoints import hub, store
@@ -26,6 +27,11 @@ class ModelSource:
     prefill_width: int | None = None
     dtype: str | None = None  # float32 | bfloat16
     tokenizer: str | None = None  # a tokenizer.json, for checkpoints without one
+    weights: Literal["int8"] | None = None  # int8: matrices rounded while loading, a scale per output channel
+
+    def __post_init__(self) -> None:
+        if self.weights not in (None, "int8"):
+            raise ValueError(f"weights={self.weights!r} must be int8, or none for the checkpoint's dtype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,8 @@ def open_model(source: ModelSource, progress: bool = True) -> OpenedModel:
     """
     opened = open_source(source)
     tokenizer = store.read_tokenizer(source.tokenizer) if source.tokenizer else opened.tokenizer()
-    return OpenedModel(opened.config, tokenizer, lambda shardings: load_params(opened, shardings, progress))
+    load = functools.partial(load_params, opened, progress=progress, weights=source.weights)
+    return OpenedModel(opened.config, tokenizer, load)
 
 
 def open_source(source: ModelSource) -> Source:

@@ -46,6 +46,13 @@ class Slot:
         """Whether this is a projection, which the tree holds as [in, out] and a checkpoint as [out, in]."""
         return self.key.split("/")[0] in ("attention", "mlp") and len(self.stored_shape) == 2
 
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Axes of the leaf that products sum over; none for what is not a matrix."""
+        if self.key in ("embedding", "head"):
+            return (1,)
+        return ((0, 1) if self.key == "attention/o" else (0,)) if self.transposed else ()
+
 
 def parameter_slots(config: ModelConfig) -> list[Slot]:
     """List the leaves of the parameter tree: tables, final norm, then the blocks."""

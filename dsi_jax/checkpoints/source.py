@@ -6,11 +6,13 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from dsi_jax.checkpoints.slots import TreePath, parameter_slots
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.models.config import ModelConfig
+from dsi_jax.models.int8 import Int8, quantise
 
 Shardings = Any  # one `jax.sharding.Sharding` for all leaves, a tree of them, or None for the default device
 
@@ -34,7 +36,9 @@ class Source(Protocol):
     def tokenizer(self) -> TextTokenizer: ...
 
 
-def load_params(source: Source, shardings: Sequence[Shardings] = (None,), progress: bool = True) -> list[Any]:
+def load_params(
+    source: Source, shardings: Sequence[Shardings] = (None,), progress: bool = True, weights: str | None = None
+) -> list[Any]:
     """Stream a checkpoint to several replicas; every tensor is read once.
 
     This process drives all devices, so it needs every slice of a tensor: it reads the whole tensor, and each device
@@ -45,6 +49,7 @@ def load_params(source: Source, shardings: Sequence[Shardings] = (None,), progre
       shardings: one entry per replica: a tree of `jax.sharding.Sharding` shaped like the parameters, a single
         sharding for all leaves, or None for the default device.
       progress: show a bar on standard error, once loading has taken a second.
+      weights: "int8" holds matrices and tables as `models.int8.Int8`; None: in the config's dtype.
 
     Returns:
       One parameter tree (nested dicts of `jax.Array`) per replica.
@@ -53,14 +58,18 @@ def load_params(source: Source, shardings: Sequence[Shardings] = (None,), progre
       ValueError: a tree of shardings lacks a leaf of the model, or the checkpoint is damaged.
     """
     replicas: list[dict[str, Any]] = [{} for _ in shardings]
-    total = len(parameter_slots(source.config))
+    slots = {slot.path: slot for slot in parameter_slots(source.config)}
+    total = len(slots)
     with tqdm(desc="loading weights", total=total, unit="tensor", delay=1, disable=not progress) as bar:
         for path, leaf in source.tensors():  # not through the bar, which would hold on to the last leaf
+            inputs = slots[path].inputs if weights == "int8" else ()
+            leaf = quantise(leaf, inputs) if inputs else leaf
             for params, tree in zip(replicas, shardings, strict=True):
                 # The CPU backend takes over host memory that happens to be aligned (`may_alias=False` does not stop
                 # it); with a copy for all but the last, no two replicas own the same buffer.
-                own = leaf if params is replicas[-1] else leaf.copy()
-                placed = jax.device_put(own, _sharding_at(tree, path))
+                own = leaf if params is replicas[-1] else jax.tree.map(np.copy, leaf)
+                sharding = _sharding_at(tree, path)
+                placed = jax.device_put(own, _int8_shardings(sharding, leaf, inputs) if inputs else sharding)
                 jax.block_until_ready(placed)  # or the host would run ahead and hold many tensors at once
                 _insert(params, path, placed)
                 del own, placed
@@ -77,6 +86,15 @@ def _sharding_at(tree: Shardings, path: TreePath) -> jax.sharding.Sharding | Non
             raise ValueError(f"the shardings lack {'/'.join(path)!r}; make them from the same ModelConfig")
         tree = tree[name]
     return tree
+
+
+def _int8_shardings(kernel: jax.sharding.Sharding | None, leaf: Int8, inputs: tuple[int, ...]) -> Any:
+    """Scales lie as the kernel's output axes do."""
+    if not isinstance(kernel, NamedSharding):
+        return kernel
+    axes = [*kernel.spec, *[None] * (leaf.values.ndim - len(kernel.spec))]
+    outputs = [axis for number, axis in enumerate(axes) if number not in inputs]
+    return Int8(kernel, NamedSharding(kernel.mesh, PartitionSpec(*outputs)))
 
 
 def _insert(tree: dict[str, Any], path: TreePath, leaf: jax.Array) -> None:

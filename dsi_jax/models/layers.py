@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from dsi_jax.models.attention import attend
 from dsi_jax.models.config import ModelConfig
+from dsi_jax.models.int8 import Kernel, matmul
 from dsi_jax.models.kv_cache import write_window
 from dsi_jax.models.rope import frequencies, rotate
 
@@ -26,20 +27,20 @@ def _zeros(*axes: str):
     return nn.with_logical_partitioning(nn.initializers.zeros, axes)
 
 
-def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def project(x: jax.Array, kernel: Kernel) -> jax.Array:
     """Multiply x [B, T, D] by a kernel [D, N, H]; returns [B, T, N, H].
 
     Written as one matrix product: XLA's CPU backend runs the three-axis form four times slower.
     """
     heads, dim = kernel.shape[1:]
-    flat = jnp.einsum("btd,df->btf", x, kernel.reshape(kernel.shape[0], heads * dim))
+    flat = matmul(x, kernel.reshape(kernel.shape[0], heads * dim))
     return flat.reshape(*x.shape[:2], heads, dim)
 
 
-def merge(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def merge(x: jax.Array, kernel: Kernel) -> jax.Array:
     """Multiply x [B, T, N, H] by a kernel [N, H, D]; returns [B, T, D], as one matrix product."""
     features = kernel.shape[0] * kernel.shape[1]
-    return jnp.einsum("btf,fd->btd", x.reshape(*x.shape[:2], features), kernel.reshape(features, kernel.shape[2]))
+    return matmul(x.reshape(*x.shape[:2], features), kernel.reshape(features, kernel.shape[2]))
 
 
 class Norm(nn.Module):
@@ -116,7 +117,7 @@ class MLP(nn.Module):
         c = self.config
 
         def linear(name: str, value: jax.Array, axes: tuple[str, str], sizes: tuple[int, int]) -> jax.Array:
-            out = jnp.einsum("btd,df->btf", value, self.param(name, _init(*axes, fan_in=sizes[0]), sizes, c.dtype))
+            out = matmul(value, self.param(name, _init(*axes, fan_in=sizes[0]), sizes, c.dtype))
             if c.mlp_bias:
                 out = out + self.param(f"{name}_bias", _zeros(axes[1]), sizes[1:], c.dtype)[None, None, :]
             return out

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dsi_jax.models.config import ModelConfig
+from dsi_jax.models.int8 import lookup, matmul
 from dsi_jax.models.kv_cache import KVCache, init_cache
 from dsi_jax.models.layers import Block, Norm, _init
 
@@ -33,7 +34,7 @@ class Transformer(nn.Module):
         init, shape = _init("vocab", "embed", fan_in=c.width), (c.vocab_size, c.width)
         table = self.param("embedding", init, shape, c.dtype)
         positions = cache.length[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
-        x = jnp.take(table, tokens, axis=0).astype(c.dtype)
+        x = lookup(table, tokens, c.dtype)
         if c.embedding_scale != 1.0:
             x = x * jnp.asarray(c.embedding_scale, c.dtype)
         if c.learned_positions is not None:
@@ -48,7 +49,7 @@ class Transformer(nn.Module):
             values.append(v)
         x = Norm(c.norm, c.norm_eps, name="final_norm")(x)
         head = table if c.tied_head else self.param("head", init, shape, c.dtype)
-        logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
+        logits = matmul(x, head, "btd,vd->btv", jnp.float32)
         if c.unused_ids:
             logits = logits[:, :, : c.token_ids]
         if c.logit_cap is not None:
