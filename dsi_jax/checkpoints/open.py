@@ -68,6 +68,8 @@ def open_source(source: ModelSource) -> Source:
     path = resolve(source.path)
     if path.suffix == ".gguf":
         return open_gguf(path, **chosen)
+    if path.is_file():
+        raise ValueError(f"{path}: of files alone only .gguf is read; give the directory that holds the checkpoint")
     return open_huggingface(path, **chosen) if _is_huggingface(path) else store.open_store(path, **chosen)
 
 
