@@ -12,6 +12,7 @@ from dsi_jax.sweeps.table import Row
 
 
 def get_config() -> tuple[Row, ...]:
+    star = "Starcoder-15B", "Starcoder-168M"
     return (
         Row("Vicuna-13B", "Vicuna-68M", "CNN-DM", target_ms=37.7, drafter_ms=2.5, acceptance=0.63, printed=1.47),
         Row("Vicuna-13B", "Vicuna-68M", "Alpaca", target_ms=33.3, drafter_ms=2.5, acceptance=0.58, printed=1.41),
@@ -26,7 +27,7 @@ def get_config() -> tuple[Row, ...]:
             acceptance=0.93,
             printed=1.92,
         ),
-        Row("Starcoder-15B", "Starcoder-168M", "MBPP", target_ms=21.0, drafter_ms=6.8, acceptance=0.9, printed=1.66),
+        Row(*star, "MBPP", target_ms=21.0, drafter_ms=6.8, acceptance=0.9, printed=1.66),
         Row("Phi3-14B", "Phi3-4B", "HumanEval", target_ms=52.1, drafter_ms=34.0, acceptance=0.95, printed=1.41),
         Row("Phi3-14B", "Phi3-4B", "MBPP", target_ms=52.2, drafter_ms=34.3, acceptance=0.94, printed=1.37),
         Row("Phi3-14B", "Phi3-4B", "CNN-DM", target_ms=52.4, drafter_ms=34.6, acceptance=0.93, printed=1.39),

@@ -26,9 +26,10 @@ MAY_IMPORT = {
     "checkpoints": {"base", "models", "embedded"},
     "training": {"base", "models", "checkpoints", "embedded"},
     "planner": {"base", "control"},
+    "sweeps": {"base", "control", "simulation", "planner"},
     "config": {"base", "checkpoints", "placement", "decoding"},
 }
-MAY_IMPORT["engine"] = set(MAY_IMPORT) - {"training"}
+MAY_IMPORT["engine"] = set(MAY_IMPORT) - {"training", "sweeps"}
 MAY_IMPORT[""] = MAY_IMPORT["engine"] | {"engine"}  # dsi_jax/__init__.py, the public names
 MAY_IMPORT["protocols"] = {"base", "config", "engine", "checkpoints", "placement", "telemetry", "training.data"}
 

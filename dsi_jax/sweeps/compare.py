@@ -1,64 +1,27 @@
-"""Non-SI, SI and DSI side by side on the same random outcomes: means, confidence intervals, the best lookahead of each."""
+"""Non-SI, SI and DSI side by side on the same random outcomes: means, confidence intervals, best lookaheads."""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsi_jax.base import Forecast
-from dsi_jax.control.rule import Blocks, best_blocks, smallest_sufficient_lookahead
+from dsi_jax.control.rule import LONGEST, Blocks, best_blocks, smallest_sufficient_lookahead
+from dsi_jax.planner import best_si_lookahead
 from dsi_jax.simulation import closed_forms
+from dsi_jax.simulation.setting import Setting
 from dsi_jax.sweeps.schedules import Rule, dsi_ticks, si_ticks
 
 TICKS_PER_MS = 1000
 SEARCHED = range(1, 21)  # lookaheads
 
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """One pair of models on one node; latencies in milliseconds."""
-
-    target_ms: float
-    drafter_ms: float
-    acceptance: float
-    sp_degree: int = 7
-    new_tokens: int = 50
-    target_ttft_ms: float | None = None  # of the first token, prompt included; None: as every token
-    drafter_ttft_ms: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("target_ms", "drafter_ms"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be a positive number of milliseconds")
-        if not 0 <= self.acceptance <= 1:
-            raise ValueError(f"acceptance={self.acceptance} must lie in [0, 1]")
-        for name in ("sp_degree", "new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name, least in (("target_ttft_ms", self.target_ms), ("drafter_ttft_ms", self.drafter_ms)):
-            value = getattr(self, name)
-            if value is not None and not least <= value < math.inf:
-                raise ValueError(f"{name}={value} must be at least the {least:g} ms of any other token")
-        longest_ms = self.new_tokens * (self.target_ms + max(SEARCHED) * self.drafter_ms) + max(self.prefills_ms)
-        if longest_ms * TICKS_PER_MS >= 2**31:
-            raise ValueError(f"new_tokens={self.new_tokens} at these latencies exceed the clock; simulate fewer tokens")
-        if min(self.target_ms, self.drafter_ms) * TICKS_PER_MS < 1:
-            raise ValueError("a latency is below the clock's 0.001 ms; give both in a larger unit")
-
-    @property
-    def prefills_ms(self) -> tuple[float, float]:
-        """What reading the prompt adds to the first token of target and drafter."""
-        target, drafter = self.target_ttft_ms or self.target_ms, self.drafter_ttft_ms or self.drafter_ms
-        return target - self.target_ms, drafter - self.drafter_ms
-
-    @property
-    def forecast(self) -> Forecast:
-        return Forecast(self.target_ms, self.drafter_ms, self.acceptance)
+# How the times of many runs are found: milliseconds float64[lookaheads or rules, repeats] for outcomes bool[repeats, N].
+SITimes = Callable[[Setting, Sequence[int], np.ndarray], np.ndarray]
+DSITimes = Callable[[Setting, Sequence[Blocks], np.ndarray], np.ndarray]
 
 
 def draw_outcomes(acceptance: float, repeats: int, new_tokens: int, seed: int = 0) -> np.ndarray:
@@ -74,6 +37,7 @@ def recorded_outcomes(accepted: Sequence[bool], repeats: int, new_tokens: int, s
 
 def si_ms(setting: Setting, lookaheads: Sequence[int], wrong: np.ndarray) -> np.ndarray:
     """Milliseconds float64[lookaheads, repeats] that SI takes."""
+    _check_clock(setting, lookaheads, wrong.shape[1])
     t, c = _ticks(setting.target_ms), _ticks(setting.drafter_ms)
     ticks = _si_many(t, c, jnp.asarray(lookaheads, jnp.int32), jnp.asarray(wrong))
     return np.asarray(ticks, np.float64) / TICKS_PER_MS + max(setting.prefills_ms)
@@ -91,6 +55,7 @@ def dsi_ms(
       hold: the drafter waits for verdicts that are near.
       abandon: a void draft is dropped at once, which no launched program can be; for comparison.
     """
+    _check_clock(setting, [1], wrong.shape[1])
     prefills = [_ticks(ms) for ms in setting.prefills_ms]
     rule = Rule(
         target=_ticks(setting.target_ms),
@@ -108,45 +73,55 @@ def dsi_ms(
     return np.asarray(ticks, np.float64) / TICKS_PER_MS
 
 
-def compare(setting: Setting, wrong: np.ndarray, lookahead: int | None = None) -> dict[str, Any]:
+def compare(
+    setting: Setting,
+    wrong: np.ndarray,
+    lookahead: int | None = None,
+    searched: Sequence[int] = SEARCHED,
+    si: SITimes = si_ms,
+    dsi: DSITimes = dsi_ms,
+) -> dict[str, Any]:
     """Run the three algorithms on the same outcomes; returns the fields of `simulate.json`.
 
     Args:
       setting: latencies, acceptance rate, SP degree, tokens.
       wrong: bool[repeats, N], the outcomes.
       lookahead: of SI and DSI; None: SI at its best k, DSI at the derived rule.
+      searched: lookaheads among which the best ones are sought.
+      si, dsi: how times are found; default the array programs, which know fixed latencies only.
     """
-    si = si_ms(setting, SEARCHED, wrong)
+    si_all = si(setting, searched, wrong)
     auto = best_blocks(setting.forecast, setting.sp_degree)
-    rules = [*(Blocks(0, k) for k in SEARCHED), auto, *([Blocks(0, lookahead)] if lookahead else [])]
-    dsi = dsi_ms(setting, rules, wrong)
-    si_best, dsi_best = int(si.mean(1).argmin()), int(dsi[: len(SEARCHED)].mean(1).argmin())
-    si_shown = si_ms(setting, [lookahead], wrong)[0] if lookahead else si[si_best]
-    dsi_auto, dsi_shown = dsi[len(SEARCHED)], dsi[-1]
+    rules = [*(Blocks(0, k) for k in searched), auto, *([Blocks(0, lookahead)] if lookahead else [])]
+    dsi_all = dsi(setting, rules, wrong)
+    si_best, dsi_best = int(si_all.mean(1).argmin()), int(dsi_all[: len(searched)].mean(1).argmin())
+    si_best_times, dsi_best_times = si_all[si_best], dsi_all[dsi_best]
+    si_shown = si(setting, [lookahead], wrong)[0] if lookahead else si_best_times
+    dsi_auto, dsi_shown = dsi_all[len(searched)], dsi_all[-1]
     n, t, c = setting.new_tokens, setting.target_ms, setting.drafter_ms
     prefill = setting.prefills_ms[0]
     means = {
         "non_si_ms": np.full(2, closed_forms.non_si(t, n) + prefill),
         "si_ms": si_shown,
         "dsi_ms": dsi_shown,
-        "si_best_ms": si[si_best],
-        "dsi_best_ms": dsi[dsi_best],
+        "si_best_ms": si_best_times,
+        "dsi_best_ms": dsi_best_times,
         "dsi_auto_ms": dsi_auto,
     }
     return {
         **{name: float(values.mean()) for name, values in means.items()},
-        "si_best_k": SEARCHED[si_best],
-        "dsi_best_k": SEARCHED[dsi_best],
+        "si_best_k": searched[si_best],
+        "dsi_best_k": searched[dsi_best],
         "dsi_auto": dataclasses.asdict(auto),
-        "lower_bound_ms": closed_forms.lower_bound(t, c, n),
-        "tight_lower_bound_ms": closed_forms.tight_lower_bound(t, c, n),
-        "ratio": float(si[si_best].mean() / dsi[dsi_best].mean()),
-        "auto_ratio": float(si[si_best].mean() / dsi_auto.mean()),
+        "lower_bound_ms": closed_forms.lower_bound(t, c, n) + prefill,
+        "tight_lower_bound_ms": closed_forms.tight_lower_bound(t, c, n) + prefill,
+        "ratio": float(si_best_times.mean() / dsi_best_times.mean()),
+        "auto_ratio": float(si_best_times.mean() / dsi_auto.mean()),
         "smallest_sufficient_lookahead": smallest_sufficient_lookahead(t, c, setting.sp_degree),
         "ci": {
             **{name: interval(values) for name, values in means.items() if name != "non_si_ms"},
-            "ratio": ratio_interval(si[si_best], dsi[dsi_best]),
-            "auto_ratio": ratio_interval(si[si_best], dsi_auto),
+            "ratio": ratio_interval(si_best_times, dsi_best_times),
+            "auto_ratio": ratio_interval(si_best_times, dsi_auto),
         },
     }
 
@@ -164,8 +139,26 @@ def ratio_interval(above: np.ndarray, below: np.ndarray) -> list[float]:
     return [float(ratio + low), float(ratio + high)]
 
 
+def searched_lookaheads(setting: Setting) -> range:
+    """Lookaheads among which the best of SI and DSI surely are: at least 1 .. 20, at most 1 .. 200."""
+    sufficient = smallest_sufficient_lookahead(setting.target_ms, setting.drafter_ms, setting.sp_degree)
+    return range(1, min(LONGEST, max(20, best_si_lookahead(setting.forecast) + 5, sufficient)) + 1)
+
+
 def _ticks(ms: float) -> jax.Array:
     return jnp.int32(round(ms * TICKS_PER_MS))
+
+
+def _check_clock(setting: Setting, lookaheads: Sequence[int], new_tokens: int) -> None:
+    """Refuse what int32 ticks of a microsecond cannot count."""
+    longest_ms = new_tokens * (setting.target_ms + max(lookaheads) * setting.drafter_ms) + sum(setting.prefills_ms)
+    if longest_ms * TICKS_PER_MS >= 2**31:
+        raise ValueError(
+            f"new_tokens={new_tokens} at these latencies may take {longest_ms / 1e3:.0f} s, more than the "
+            "clock of the array programs counts (2147 s); simulate fewer tokens"
+        )
+    if min(setting.target_ms, setting.drafter_ms) * TICKS_PER_MS < 1:
+        raise ValueError("a latency lies below the 0.001 ms of the clock; give both in a larger unit")
 
 
 @jax.jit
