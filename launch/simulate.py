@@ -1,13 +1,13 @@
 """Simulate non-SI, SI and DSI side by side, in virtual time and without models.
 
   python launch/simulate.py --target_ms=20.6 --drafter_ms=6.8 --acceptance=0.93 --sp_degree=7
-  python launch/simulate.py --target_ms=37.7 --drafter_ms=2.5 --acceptance=0.63 --sp_degree=2 --lookahead=5 --out=out/sim
+  python launch/simulate.py --target_ms=37.7 --drafter_ms=2.5 --acceptance=0.63 --sp_degree=2 --lookahead=5
   python launch/simulate.py --measured=out/latency.json,out/acceptance.json --out=out/mine
 
-All algorithms meet the same random outcomes. `--out` receives simulate.json and timeline.png, a picture of the first run.
+All algorithms meet the same random outcomes. `--out` receives simulate.json and, of the first run,
+timeline.png and trace.json.
 """
 
-import json
 from pathlib import Path
 
 import _cli
@@ -18,7 +18,7 @@ from absl import flags
 from dsi_jax.base import Algorithm
 from dsi_jax.control.rule import Blocks
 from dsi_jax.simulation import closed_forms
-from dsi_jax.simulation.measurement import read_measurement
+from dsi_jax.simulation.measurement import read_measurement, read_trace
 from dsi_jax.simulation.setting import Setting, virtual_ms, virtual_run
 from dsi_jax.sweeps import compare
 from dsi_jax.telemetry import plots, report, timeline
@@ -86,16 +86,6 @@ def read_setting() -> tuple[Setting, np.ndarray]:
     return setting, compare.draw_outcomes(setting.acceptance, repeats, setting.new_tokens, _SEED.value)
 
 
-def read_trace(path: str) -> list[bool]:
-    try:
-        recorded = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read an acceptance trace from {path}: {error}") from None
-    if not isinstance(recorded, list) or not recorded or any(value not in (0, 1) for value in recorded):
-        raise ValueError(f"{path} is no acceptance trace: it must be a JSON list of 0 (wrong draft) and 1 (right)")
-    return [bool(value) for value in recorded]
-
-
 def warn_of_queues(setting: Setting, lookahead: int | None) -> None:
     """Say when verifications will have to wait for a server; they do so, as they would in reality."""
     needed = closed_forms.servers_needed(setting.target_ms, setting.drafter_ms, lookahead) if lookahead else 0
@@ -116,7 +106,10 @@ def show(setting: Setting, result: dict, lookahead: int | None) -> None:
         (f"DSI, best k = {result['dsi_best_k']}", "dsi_best_ms", ""),
         ("DSI, auto", "dsi_auto_ms", f"first {rule['first']}, lookahead {rule['lookahead']}"),
     ]
-    print(f"virtual time, {setting}, latencies +- {_JITTER.value:.0%}")
+    print(
+        f"virtual time: t = {setting.target_ms:g} ms, c = {setting.drafter_ms:g} ms, a = {setting.acceptance:.3g}, "
+        f"SP = {setting.sp_degree}, {setting.new_tokens} tokens, latencies +- {_JITTER.value:.0%}"
+    )
     print(f"{'':24}{'ms':>10}  {'95 % interval':^21}{'vs non-SI':>10}{'vs SI':>8}")
     for name, field, note in rows:
         if lookahead is None and field in ("si_ms", "dsi_ms"):

@@ -37,5 +37,20 @@ def read_measurement(path: str | Path) -> dict[str, Any]:
     return measured
 
 
+def read_trace(path: str | Path) -> list[bool]:
+    """Read a recorded acceptance trace, a JSON list of 0 (wrong draft) and 1 (right).
+
+    Raises:
+      ValueError: the file cannot be read or is no such list.
+    """
+    try:
+        recorded = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read an acceptance trace from {path}: {error}") from None
+    if not isinstance(recorded, list) or not recorded or any(value not in (0, 1) for value in recorded):
+        raise ValueError(f"{path} is no acceptance trace: it must be a JSON list of 0 (wrong draft) and 1 (right)")
+    return [bool(value) for value in recorded]
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

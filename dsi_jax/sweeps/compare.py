@@ -19,7 +19,7 @@ from dsi_jax.sweeps.schedules import Rule, dsi_ticks, si_ticks
 TICKS_PER_MS = 1000
 SEARCHED = range(1, 21)  # lookaheads
 
-# How the times of many runs are found: milliseconds float64[lookaheads or rules, repeats] for outcomes bool[repeats, N].
+# How the times of many runs are found: milliseconds [lookaheads or rules, repeats] for outcomes bool[repeats, N].
 SITimes = Callable[[Setting, Sequence[int], np.ndarray], np.ndarray]
 DSITimes = Callable[[Setting, Sequence[Blocks], np.ndarray], np.ndarray]
 

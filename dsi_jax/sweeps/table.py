@@ -11,6 +11,13 @@ from dsi_jax.simulation.setting import Setting
 from dsi_jax.sweeps.compare import SEARCHED, compare, draw_outcomes, dsi_ms, ratio_interval, si_ms
 
 PRINTED_LOOKAHEADS = (1, 5, 10)  # those the authors searched
+PROTOCOL = (
+    "50 tokens, 7 target servers, prompt already read. exact_best: every token counted, SI and DSI each at its best "
+    "lookahead of 1 .. 20 on the same random outcomes, DSI by the paper's rule with a drafter that finishes the token "
+    "it is at and waits for verdicts that are near; ratio_drafter_dropped_at_once: the same, had a void draft been "
+    "dropped at once, which no launched program can be; ratio_drafter_never_waits: without waiting. auto: the derived "
+    "dispatch rule. paced: embedded target, synthetic drafter at the row's rate, forwards held to the row's latencies."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Row:
     target_ms: float
     drafter_ms: float
     acceptance: float
-    printed: float  # their speedup of DSI over SI
+    printed: float | None  # their speedup of DSI over SI
 
     def setting(self, sp_degree: int = 7, new_tokens: int = 50) -> Setting:
         return Setting(self.target_ms, self.drafter_ms, self.acceptance, sp_degree, new_tokens)
@@ -127,7 +134,7 @@ def markdown(table: Sequence[dict[str, Any]]) -> str:
             row["dataset"],
             f"{row['target_ms']:g} / {row['drafter_ms']:g}",
             f"{row['acceptance']:g}",
-            f"{row['printed']:.2f}",
+            f"{row['printed']:.2f}" if row["printed"] else "-",
             f"{row['reference_accounting']:.2f}",
             f"**{best['ratio']:.3f}** ({best['ci'][0]:.3f} - {best['ci'][1]:.3f})",
             f"{best['si_k']}, {best['dsi_k']}",
