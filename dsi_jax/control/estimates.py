@@ -6,6 +6,7 @@ from dsi_jax.base import Forecast
 
 _PRIOR_RUNS = 8  # measurements that the forecast of a latency is worth
 _PRIOR_DRAFTS = 16  # judged drafts that the forecast of the acceptance rate is worth
+_RUNS_KEPT, _DRAFTS_KEPT = 32, 128  # what lies further back counts for less and less
 
 
 @dataclasses.dataclass
@@ -29,19 +30,19 @@ class Estimates:
 
     def saw_forward(self, seconds: float) -> None:
         """Take in the latency of one target forward."""
-        self._forwards += 1
+        self._forwards = min(self._forwards + 1, _RUNS_KEPT)
         self.spread_s += (abs(seconds - self.target_s) - self.spread_s) / self._forwards
         self.target_s += (seconds - self.target_s) / self._forwards
 
     def saw_draft(self, seconds: float) -> None:
         """Take in the latency of one draft token."""
-        self._drafts += 1
+        self._drafts = min(self._drafts + 1, _RUNS_KEPT)
         self.drafter_s += (seconds - self.drafter_s) / self._drafts
 
     def saw_verdict(self, accepted: int, rejected: bool) -> None:
         """Take in how many drafts were accepted before one was rejected, if one was."""
         if judged := accepted + rejected:
-            self._judged += judged
+            self._judged = min(self._judged + judged, max(_DRAFTS_KEPT, judged))
             self.acceptance += (accepted - judged * self.acceptance) / self._judged
 
     def have_moved(self) -> bool:

@@ -48,7 +48,8 @@ from typing import NamedTuple
 from dsi_jax.base import Forecast
 
 LONGEST = 200  # the paper searches lookaheads in 1..200
-SHORTLIST, EPOCHS = 8, 128
+SHORTLIST, EPOCHS = 10, 128
+_PER_FIRST = 2
 _CLOSE = 1.1  # a rule whose epochs (1) takes for 10 % longer than the best one's is not played
 _UNNOTICED = 1e-4  # (1) is summed up to here, and its tail as if the last windows repeated themselves
 _HAIR = 1e-9  # keeps exact quotients from being rounded across an integer
@@ -99,9 +100,11 @@ def _best_blocks(m: float, acceptance: float, sp_degree: int, step: int, longest
     else:
         rules = [Blocks(first, k) for k in _grid(min(step + 1, longest))[1:] for first in _grid(k)]
     lengths = {rule: expected_epoch(m, acceptance, sp_degree, rule) for rule in rules}
-    shortlist = sorted(rules, key=lengths.__getitem__)[:SHORTLIST]
-    close = [rule for rule in shortlist if lengths[rule] <= _CLOSE * lengths[shortlist[0]]]
-    return min(close, key=lambda rule: lengths[rule] + inherited_delay(m, acceptance, sp_degree, rule))
+    ranked = sorted(rules, key=lengths.__getitem__)
+    close = [rule for rule in ranked if lengths[rule] <= _CLOSE * lengths[ranked[0]]]
+    # what is inherited depends on `first` most of all, so no value of it may crowd out the others
+    close = [rule for i, rule in enumerate(close) if sum(rule.first == r.first for r in close[:i]) < _PER_FIRST]
+    return min(close[:SHORTLIST], key=lambda rule: lengths[rule] + inherited_delay(m, acceptance, sp_degree, rule))
 
 
 class Window(NamedTuple):
