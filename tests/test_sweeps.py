@@ -66,12 +66,11 @@ def test_dsi_without_queues_equals_the_event_loop_to_the_tick():
     run = jax.jit(dsi_unhindered_ticks)
     for seed in range(80):
         drafter = draw.choice([1, 2, 3, 5, 7, 12, 20, 33, 50, 67, 99, 100])
-        lookahead = draw.randint(1, max(1, 100 // drafter - 1))
         acceptance = draw.choice([0.0, 0.4, 0.8, 0.97, 1.0])
         wrong = draw_outcomes(acceptance, 1, 50, seed)[0]
-        ticks = int(run(jnp.int32(100), jnp.int32(drafter), jnp.int32(lookahead), jnp.asarray(wrong)))
+        ticks = int(run(jnp.int32(100), jnp.int32(drafter), jnp.asarray(wrong)))
         setting = Setting(100.0, float(drafter), acceptance, 128, 50)
-        trace = virtual_run(setting, Algorithm.DSI, Blocks(0, lookahead), wrong, hold=False)
+        trace = virtual_run(setting, Algorithm.DSI, Blocks(0, 1), wrong, hold=False)
         assert ticks == round(1e3 * trace.wall_s)
 
 

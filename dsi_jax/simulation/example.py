@@ -29,7 +29,7 @@ def cases() -> list[dict[str, Any]]:
 
 
 def _case(name: str, acceptance: float) -> dict[str, Any]:
-    setting = Setting(7.0, 1.0, acceptance, sp_degree=8, new_tokens=_TOKENS)
+    setting = Setting(7.0, 1.0, acceptance, sp_degree=7, new_tokens=_TOKENS)
     wrong = [acceptance == 0.0] * _TOKENS
     traces = {str(algorithm): virtual_run(setting, algorithm, Blocks(0, 1), wrong) for algorithm in Algorithm}
     return {

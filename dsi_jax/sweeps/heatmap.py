@@ -127,15 +127,16 @@ def summary(heatmap: Heatmap) -> dict[str, Any]:
     return result
 
 
-def in_words(figures: dict[str, Any]) -> str:
-    """Put a summary next to the paper's claims, in a few lines."""
+def in_words(figures: dict[str, Any], claimed: bool = True) -> str:
+    """Put a summary into a few lines, next to the paper's claims if it makes them of this heatmap."""
+    printed = (" (printed: up to 1.6)", " (printed: none)") if claimed else ("", "")
     best, slower = figures["min(si, non_si)/dsi"], figures["min(si, non_si)/dsi"]["cells_below_1"]
     return (
         f"  DSI against the better of SI and non-SI: at most {best['max']:.3f} times as fast, at drafter latency "
-        f"{best['at_drafter']:g} and acceptance {best['at_acceptance']:g} (printed: up to 1.6)\n"
-        f"  cells in which DSI is slower than one of them: {slower} of {figures['cells']} (printed: none)\n"
+        f"{best['at_drafter']:g} and acceptance {best['at_acceptance']:g} {printed[0]}\n"
+        f"  cells in which DSI is slower than one of them: {slower} of {figures['cells']}{printed[1]}\n"
         f"  cells in which SI beats non-SI without acceptance > drafter latency, or the reverse: "
-        f"{figures['cells_where_si_wins_is_not_a_above_c']} (printed: none)"
+        f"{figures['cells_where_si_wins_is_not_a_above_c']}{printed[1]}"
     )
 
 
@@ -152,6 +153,5 @@ def _si_counts(lookaheads, wrong):
 @functools.partial(jax.jit, static_argnames="target")
 def _dsi_times(target, wrong):
     """DSI's ticks for drafter latencies 1 .. target, int32[target, repeats]."""
-    one = jnp.int32(1)
-    run = lambda c: jax.vmap(lambda row: dsi_unhindered_ticks(jnp.int32(target), c, one, row))(wrong)  # noqa: E731
+    run = lambda c: jax.vmap(lambda row: dsi_unhindered_ticks(jnp.int32(target), c, row))(wrong)  # noqa: E731
     return jax.vmap(run)(jnp.arange(1, target + 1, dtype=jnp.int32))

@@ -50,25 +50,26 @@ def si_ticks(target: jax.Array, drafter: jax.Array, lookahead: jax.Array, wrong:
     return jax.lax.while_loop(lambda state: state[0] < count, round_, (jnp.int32(0), jnp.int32(0)))[1]
 
 
-def dsi_unhindered_ticks(target: jax.Array, drafter: jax.Array, lookahead: jax.Array, wrong: jax.Array) -> jax.Array:
+def dsi_unhindered_ticks(target: jax.Array, drafter: jax.Array, wrong: jax.Array) -> jax.Array:
     """Ticks that DSI by the paper's rule takes for N tokens when no verification ever waits: epoch by epoch.
 
-    Holds for a server per window, target >= drafter, and lookahead = 1 or (lookahead + 1) drafter <= target. A draft
-    under way at a rejection is finished first.
+    Lookahead 1, a server per window, and target >= drafter. A draft under way at a rejection is finished first.
     """
     count = wrong.shape[0]
     ahead = first_wrong(wrong)
+    overhang = -target % drafter  # of the draft under way when a window returns that was sent as a draft ended
 
     def epoch(state):
         settled, ticks, residual = state
         last = count - 1 - settled
         accepted = jnp.minimum(ahead[settled] - settled, last)
-        drafts = jnp.minimum(-(-accepted // lookahead) * lookahead, last)
         late = residual + drafter > target  # the target's own token comes before the first draft does
         alone = late | (accepted == 0)
-        noticed = target + jnp.where(alone, 0, residual + drafts * drafter)
-        done = noticed >= residual + last * drafter  # the drafter has said all it will say
-        left = jnp.where(late, residual + drafter - target, jnp.where(done, 0, (residual - noticed) % drafter))
+        noticed = target + jnp.where(alone, 0, residual + accepted * drafter)
+        said_all = noticed >= residual + last * drafter
+        turned = residual + overhang  # of the draft under way when the zero-draft window returns
+        left = jnp.where(alone, jnp.where(turned >= drafter, turned - drafter, turned), overhang)
+        left = jnp.where(late, residual + drafter - target, jnp.where(said_all, 0, left))
         return settled + jnp.where(alone, 0, accepted) + 1, ticks + noticed, left
 
     start = (jnp.int32(0), jnp.int32(0), jnp.int32(0))
