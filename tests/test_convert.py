@@ -18,10 +18,13 @@ from dsi_jax.checkpoints import convert as conversion
 from dsi_jax.checkpoints import store
 from dsi_jax.checkpoints.convert import PROGRESS, convert
 from dsi_jax.checkpoints.gguf import open_gguf
+from dsi_jax.checkpoints.huggingface import open_huggingface
 from dsi_jax.checkpoints.open import ModelSource, open_model, open_source
 from dsi_jax.checkpoints.source import load_params
 from dsi_jax.checkpoints.tokenizer import load_tokenizer_json
+from dsi_jax.models.transformer import full_forward
 from tests.test_gguf import random_params, stored_tensors, write
+from tests.test_parity import GOLDEN
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("embedding", "final_norm", "block_0", "block_1")
@@ -106,15 +109,29 @@ def test_our_own_directories_can_be_converted_too(tmp_path):
     assert again.tokenizer().eos_ids == source.tokenizer().eos_ids
 
 
+@pytest.mark.parametrize("name", ["gemma3", "gpt2", "phi3_longrope_long"])
+def test_every_part_of_a_config_survives(name, tokenizer, tmp_path):
+    """Windows, rotary factors and learned positions are written and read again; the logits are Transformers' own."""
+    source = open_huggingface(GOLDEN / name, max_length=128)
+    convert(source, tmp_path / "model", tokenizer, progress=False)
+    again = store.open_store(tmp_path / "model")
+    assert again.config == source.config and again.family_name == source.family_name
+    with np.load(GOLDEN / f"{name}.npz") as golden:
+        logits = full_forward(again.config, params_of(again), golden["tokens"][:1, :16])
+        np.testing.assert_allclose(logits, golden["logits"][:1, :16], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_an_interrupted_conversion_goes_on_where_it_was(file, tokenizer, converted, tmp_path, part, monkeypatch):
     directory = tmp_path / "model"
     with interrupted_at(part, monkeypatch):
         convert(open_gguf(file), directory, tokenizer, progress=False)
     assert not (directory / "config.json").exists()
+    (directory / "params" / "block_9.orbax-checkpoint-tmp").mkdir()  # as a killed process leaves one
     done = convert(open_gguf(file), directory, tokenizer, progress=False)
     assert done.kept == PARTS[: PARTS.index(part)]
     assert done.written == PARTS[PARTS.index(part) :]
+    assert {path.name for path in (directory / "params").iterdir()} == set(PARTS)
     assert_same(params_of(store.open_store(directory)), params_of(store.open_store(converted)))
 
 

@@ -133,6 +133,9 @@ def _finish(directory: Path, header: Mapping[str, Any], done: Mapping[str, Any],
             "chat_template": tokenizer.chat_template,
             "special_tokens": dict(tokenizer.special_tokens),
         }
+    for path in (directory / store.PARAMS).iterdir():
+        if path.name not in done:  # what orbax was writing when an earlier run was killed
+            shutil.rmtree(path)
     store.write_header(directory, fields)
     (directory / PROGRESS).unlink()
 
