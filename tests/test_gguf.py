@@ -316,6 +316,7 @@ def test_flipped_header_bytes_never_raise_anything_else(file, tmp_path):
         ({"block_count": None}, "llama.block_count is missing"),
         ({"attention.head_count": 3}, "heads=3 must be a multiple of kv_heads=2"),
         ({"embedding_length": 64}, "has shape .* where the config in the file asks for"),
+        ({"block_count": 2**31}, "block_count=2147483648 exceeds the 20 tensors; fetch the file again"),
         ({"block_count": 3}, "9 tensors, among them 'blk.2.attn_k.weight', are missing"),
     ],
 )

@@ -116,8 +116,8 @@ def entries(architecture: str, fields: dict) -> dict[str, int | float | str]:
     return found | {"rope.freq_base": rope["rope_theta"]}
 
 
-def write(path: Path, name: str) -> Path:
-    """Write a golden model as a GGUF file."""
+def write(path: Path, name: str, **split: int) -> Path:
+    """Write a golden model as a GGUF file, or as several."""
     directory, architecture = GOLDEN / name, MODELS[name]
     fields = json.loads((directory / "config.json").read_text())
     tensors, rope = stored_by_llama_cpp(directory, architecture, fields), fields["rope_parameters"]
@@ -126,7 +126,7 @@ def write(path: Path, name: str) -> Path:
     if rope.get("rope_type") == "longrope":
         tensors["rope_factors_long.weight"] = np.array(rope["long_factor"], np.float32)
         tensors["rope_factors_short.weight"] = np.array(rope["short_factor"], np.float32)
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, **split)
     for key, value in entries(architecture, fields).items():
         add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
         add(f"{architecture}.{key}", value)
@@ -173,6 +173,23 @@ def test_fused_tensors_of_another_size_are_refused(tmp_path):
     path.write_bytes(content[:at] + (4).to_bytes(4, "little") + content[at + 4 :])
     with pytest.raises(ValueError, match=r"attn_qkv.weight' has shape \[64, 32\] where the config .* \[96, 32\]"):
         open_gguf(path)
+
+
+def test_a_model_split_over_several_files(tmp_path):
+    whole = open_gguf(write(tmp_path / "whole.gguf", "qwen2"))
+    write(tmp_path / "model.gguf", "qwen2", split_max_tensors=7)
+    parts = sorted(tmp_path.glob("model-*.gguf"))
+    assert len(parts) == 4
+    source = open_gguf(parts[0])
+    assert source.config == whole.config and list(source.files()) == parts
+    jax.tree.map(np.testing.assert_array_equal, load_params(source, progress=False), load_params(whole, progress=False))
+    with pytest.raises(ValueError, match=r"part 2 of 4; give the first, named NAME-00001-of-00004.gguf"):
+        open_gguf(parts[1])
+    parts[2].unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"model-00003-of-00004.gguf: part of the model .* is missing; fetch it"
+    ):
+        open_gguf(parts[0])
 
 
 # -------------------------------------------------------------------------------------------- SmolLM2-135M-Instruct

@@ -32,6 +32,7 @@ class GGUFSource:
     metadata: Mapping[str, Any]  # key -> int, float, bool, str or a list of them
     stored: Mapping[str, StoredTensor]
     first_rows: Mapping[TreePath, int]  # of leaves that share a stored tensor: where their rows begin
+    parts: tuple[Path, ...]  # all files of a split model, or the one
 
     @property
     def family_name(self) -> str:
@@ -39,7 +40,7 @@ class GGUFSource:
 
     def files(self) -> tuple[Path, ...]:
         """The files that hold the model."""
-        return (self.path,)
+        return self.parts
 
     def tensors(self, wanted: Callable[[TreePath], bool] | None = None) -> Iterator[tuple[TreePath, np.ndarray]]:
         """Yield the leaves of the parameter tree, or those wanted, in the tree's shape and dtype."""
@@ -75,7 +76,7 @@ def open_gguf(
     """Open a GGUF file of one of `gguf_config.ARCHITECTURES`; reads metadata only.
 
     Args:
-      path: the file.
+      path: the file; of a split model the first, NAME-00001-of-0000N.gguf.
       max_length: cap on the context length of the file, in tokens, since it sizes the cache.
       verify_width: W, tokens per run of the verify program.
       prefill_width: tokens per run of the prefill program; None: W.
@@ -86,7 +87,7 @@ def open_gguf(
       ValueError: the file is damaged, of another architecture, or holds what we do not implement.
     """
     path = Path(path)
-    file = gguf_file.read_header(path)
+    file, parts = _read_headers(path)
     metadata = Metadata(file.metadata, file.tensors)
     run = {"verify_width": verify_width, "prefill_width": prefill_width, "dtype": dtype}
     try:
@@ -96,7 +97,23 @@ def open_gguf(
         raise ValueError(f"{path}: {error}") from error
     check_names(set(file.tensors), config, architecture.all_names(), set(FREQUENCY_FACTORS), path)
     first_rows = _check_tensors(path, config, architecture, file.tensors)
-    return GGUFSource(path, config, architecture, file.metadata, file.tensors, first_rows)
+    return GGUFSource(path, config, architecture, file.metadata, file.tensors, first_rows, parts)
+
+
+def _read_headers(path: Path) -> tuple[gguf_file.GGUFFile, tuple[Path, ...]]:
+    """Read a file and, where it is the first of several, the tensors of the others; gives all their paths."""
+    first = gguf_file.read_header(path)
+    count, number = (first.metadata.get(f"split.{key}", default) for key, default in (("count", 1), ("no", 0)))
+    if count <= 1:
+        return first, (path,)
+    stem = path.name.removesuffix(f"-00001-of-{count:05}.gguf")
+    if number != 0 or stem == path.name:
+        raise ValueError(f"{path}: part {number + 1} of {count}; give the first, named NAME-00001-of-{count:05}.gguf")
+    parts = tuple(path.with_name(f"{stem}-{part:05}-of-{count:05}.gguf") for part in range(1, count + 1))
+    if missing := [part for part in parts if not part.is_file()]:
+        raise FileNotFoundError(f"{missing[0]}: part of the model in {path.name} is missing; fetch it")
+    tensors = {name: tensor for part in parts for name, tensor in gguf_file.read_header(part).tensors.items()}
+    return dataclasses.replace(first, tensors=tensors), parts
 
 
 def _check_tensors(

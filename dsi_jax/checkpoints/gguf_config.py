@@ -206,12 +206,14 @@ def read_config(metadata: Metadata, architecture: Architecture, max_length: int,
     head_dim, heads = metadata.head_dim, metadata.need("attention.head_count")
     if (found := metadata.get("attention.value_length", head_dim)) != head_dim:
         raise ValueError(f"attention.value_length={found} differs from key_length={head_dim}, which is not implemented")
-    stored = metadata.tensors
+    stored, layers = metadata.tensors, metadata.need("block_count")
+    if layers > len(stored):  # before anything is listed for each of them
+        raise ValueError(f"block_count={layers} exceeds the {len(stored)} tensors; fetch the file again")
     table = stored.get(TENSOR_NAMES["embedding"])
     return ModelConfig(
         vocab_size=metadata.get("vocab_size") or (table.shape[0] if table else 0),
         width=metadata.need("embedding_length"),
-        layers=metadata.need("block_count"),
+        layers=layers,
         heads=heads,
         kv_heads=metadata.get("attention.head_count_kv", heads),
         head_dim=head_dim,
