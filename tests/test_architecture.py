@@ -31,7 +31,8 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["engine"] = set(MAY_IMPORT) - {"training", "sweeps"}
 MAY_IMPORT[""] = MAY_IMPORT["engine"] | {"engine"}  # dsi_jax/__init__.py, the public names
-MAY_IMPORT["protocols"] = {"base", "config", "engine", "checkpoints", "placement", "telemetry", "training.data"}
+MAY_IMPORT["protocols"] = {"base", "config", "engine", "checkpoints", "placement", "telemetry"}
+MAY_IMPORT["protocols"] |= {"training.data", "simulation.latency"}
 
 HOST_ONLY = {"base", "control", "simulation", "telemetry", "planner"}
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}

@@ -197,7 +197,8 @@ def _paced_words(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"paced: wall over virtual time  SI {si},  DSI {dsi}"
 
 
-def _range(values: Sequence[float]) -> str:
+def _range(values: Sequence[float | None]) -> str:
+    values = [value for value in values if value is not None]  # a row measured here has no printed figure
     return " to ".join(dict.fromkeys(f"{value:.2f}" for value in (min(values), max(values))))
 
 
