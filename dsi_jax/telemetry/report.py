@@ -48,6 +48,8 @@ class Run:
     ideal_s: float | None  # wall time of the same run in virtual time; paced runs only
     wall_over_ideal: float | None
     # beyond the required keys
+    first: int  # drafts that a window waits for while no other is under way (DSI)
+    adapt: bool  # whether `first` and `lookahead`, those of the start, followed the run
     mode: str
     verification: str
     temperature: float
@@ -114,6 +116,8 @@ def measure(
         compilations_after_warmup=compilations_after_warmup,
         lookahead=plan.lookahead,
         sp_degree=plan.sp_degree,
+        first=plan.first,
+        adapt=plan.adapt,
         verification=str(plan.verification),
         mode=mode,
         devices={server: tuple(names) for server, names in devices.items()},
