@@ -8,12 +8,12 @@ Expected: with every token counted, DSI is 1.16 to 1.38 times as fast as SI, not
 Cost: a minute or two on 2 cores; some minutes with paced runs.
 """
 
-from dsi_jax.sweeps.table import Row
+from dsi_jax.sweeps.table import PaperTable, Row
 
 
-def get_config() -> tuple[Row, ...]:
+def get_config() -> PaperTable:
     star = "Starcoder-15B", "Starcoder-168M"
-    return (
+    rows = (
         Row("Vicuna-13B", "Vicuna-68M", "CNN-DM", target_ms=37.7, drafter_ms=2.5, acceptance=0.63, printed=1.47),
         Row("Vicuna-13B", "Vicuna-68M", "Alpaca", target_ms=33.3, drafter_ms=2.5, acceptance=0.58, printed=1.41),
         Row("Vicuna-7B", "Vicuna-68M", "CNN-DM", target_ms=29.4, drafter_ms=2.5, acceptance=0.67, printed=1.29),
@@ -33,3 +33,4 @@ def get_config() -> tuple[Row, ...]:
         Row("Phi3-14B", "Phi3-4B", "CNN-DM", target_ms=52.4, drafter_ms=34.6, acceptance=0.93, printed=1.39),
         Row("Phi3-14B", "Phi3-4B", "Alpaca", target_ms=49.6, drafter_ms=33.4, acceptance=0.87, printed=1.6),
     )
+    return PaperTable(rows)

@@ -50,7 +50,7 @@ def main() -> None:
         if flags.FLAGS[name].value < 1:
             raise ValueError(f"--{name}={flags.FLAGS[name].value} must be at least 1")
     heatmap.axes(_STEP.value)
-    rows = [*config_lib.load("configs/paper_table.py", kind=tuple), *measured_row()]
+    rows = [*config_lib.load("configs/paper_table.py", kind=table.PaperTable).rows, *measured_row()]
     pair = config_lib.load(_CONFIG.value, kind=dsi_jax.Config) if _CONFIG.value else dsi_jax.Config()
     prompts = protocols.read_prompts(_PROMPTS.value) if _PROMPTS.value else None
     out = _show.check_out(_OUT.value)

@@ -50,7 +50,10 @@ def test_every_card_loads_and_says_what_to_expect(card):
     config = load(card)
     assert dataclasses.is_dataclass(config)
     docstring = card.read_text(encoding="utf-8").split('"""')[1]
-    assert f"launch/{'train' if 'train' in card.stem else 'generate'}.py" in docstring
+    launcher = next(
+        (name for part, name in (("train", "train"), ("table", "reproduce")) if part in card.stem), "generate"
+    )
+    assert f"launch/{launcher}.py" in docstring
     if card.stem != "two_directories":  # that card is a form for the user's own models
         assert "Expected:" in docstring
 

@@ -25,7 +25,7 @@ from dsi_jax.sweeps.compare import (
 )
 from dsi_jax.sweeps.schedules import dsi_unhindered_ticks, first_wrong
 
-CARD = load("configs/paper_table.py", kind=tuple)
+CARD = load("configs/paper_table.py", kind=table.PaperTable).rows
 ROWS = [(row.target_ms, row.drafter_ms, row.acceptance) for row in CARD]
 
 

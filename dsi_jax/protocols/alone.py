@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dsi_jax.base import Algorithm, Verification
 from dsi_jax.checkpoints.open import ModelSource, OpenedModel, open_model
+from dsi_jax.checkpoints.vocabulary import shared_tokens
 from dsi_jax.config import Config, DrafterConfig
 from dsi_jax.engine import Engine, Prompt
 from dsi_jax.placement.mesh import MeshConfig
@@ -119,12 +120,12 @@ def conditions(task: Task, *runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _check_vocabularies(target: OpenedModel, drafter: OpenedModel) -> None:
-    ours, theirs = target.config.vocab_size, drafter.config.vocab_size
-    if ours != theirs:
+    """One tokenizer, be its tables padded as they may; without tokenizers, tables of one size."""
+    if target.tokenizer is not None and drafter.tokenizer is not None:
+        shared_tokens(target.tokenizer, drafter.tokenizer)
+    elif target.config.vocab_size != drafter.config.vocab_size:
+        ours, theirs = target.config.vocab_size, drafter.config.vocab_size
         raise ValueError(f"target and drafter must share a vocabulary, but have {ours} and {theirs} tokens")
-    tokenizers = (target.tokenizer, drafter.tokenizer)
-    if None not in tokenizers and tokenizers[0].backend.get_vocab() != tokenizers[1].backend.get_vocab():
-        raise ValueError("target and drafter have different tokenizers; what they say cannot be compared")
 
 
 def _encode(prompt: Prompt, number: int, tokenizer: Any, chat: bool) -> tuple[int, ...]:

@@ -36,6 +36,13 @@ class Row:
         return Setting(self.target_ms, self.drafter_ms, self.acceptance, sp_degree, new_tokens)
 
 
+@dataclasses.dataclass(frozen=True)
+class PaperTable:
+    """What the card `configs/paper_table.py` holds."""
+
+    rows: tuple[Row, ...]
+
+
 def rows(given: Sequence[Row], repeats: int = 2000, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Simulate the rows one by one; yields the rows of `table.json`, their paced part still empty."""
     for row in given:

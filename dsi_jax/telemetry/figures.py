@@ -98,7 +98,7 @@ def table_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     pairs = list(dict.fromkeys((row["target"], row["drafter"]) for row in rows))
     shown = [series for series in _SERIES if any(series.value(row) is not None for row in rows)]
     body = _PAIR * len(pairs) + _ROW * len(rows)
-    head, foot = 1.72, 0.62
+    head, foot = 1.72, 0.76
     figure = Figure(figsize=(_WIDTH, head + body + foot))
     axes = _place(figure, _LABELS, foot, _PLOT, body)
     axes.set(xlim=_limits(rows), ylim=(0, body))
@@ -112,7 +112,7 @@ def table_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 _draw_row(axes, height + _ROW / 2, row, shown)
     _draw_columns(axes, body, shown)
     _table_axis(axes)
-    _margin(axes, 10.3, -0.42, _paced_words(rows), ha="right", fontsize=9, color=FAINT)
+    _margin(axes, 10.3, -0.62, _paced_words(rows), ha="right", fontsize=9, color=FAINT)
     _draw_table_head(figure, rows, shown)
     return figure
 
