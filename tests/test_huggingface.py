@@ -180,6 +180,13 @@ def test_rotary_fields_reach_the_config(directory, changes, rope):
     assert open_huggingface(configure(directory, **changes)).config.rope == rope
 
 
+def test_linear_stretches_a_context_that_the_config_leaves_as_it_was(directory):
+    """Vicuna's 16k models: 4,096 positions and a factor of 4; here 64 and 2."""
+    linear = configure(directory, rope_scaling={"type": "linear", "factor": 2.0})
+    assert open_huggingface(linear).config.max_length == 128
+    assert open_huggingface(linear, max_length=90).config.max_length == 90
+
+
 def test_yarn_stretches_a_context_that_the_config_leaves_as_it_was(directory):
     """Cards of Qwen2.5 tell their users to add yarn, and say nothing of max_position_embeddings."""
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}

@@ -77,9 +77,11 @@ def gemma3_rope(fields: Fields) -> tuple[dict[str, Any], float]:
 
 
 def longest(fields: Fields, length: int) -> int:
-    """Positions that a model can be opened for: the length of its config, which yarn's may not yet have stretched."""
+    """Positions that a model can be opened for: the length of its config, which some files give before stretching."""
     given = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
     factor, original = given.get("factor"), given.get("original_max_position_embeddings")
+    if _kind(given) == "linear" and factor:  # Vicuna's 16k models name 4,096 positions and a factor of 4
+        return int(factor * length)
     return max(length, int(factor * original)) if _kind(given) == "yarn" and factor and original else length
 
 

@@ -6,6 +6,7 @@ from dsi_jax.base import Forecast
 
 _PRIOR_RUNS = 8  # measurements that the forecast of a latency is worth
 _PRIOR_DRAFTS = 16  # judged drafts that the forecast of the acceptance rate is worth
+_LEAST_S = 1e-9
 _RUNS_KEPT, _DRAFTS_KEPT = 32, 128  # what lies further back counts for less and less
 
 
@@ -29,13 +30,15 @@ class Estimates:
         return cls(t, c, a, _ratio_used=t / c, _acceptance_used=a)
 
     def saw_forward(self, seconds: float) -> None:
-        """Take in the latency of one target forward."""
+        """Take in the latency of one target forward; a clock too coarse to see it counts as a nanosecond."""
+        seconds = max(seconds, _LEAST_S)
         self._forwards = min(self._forwards + 1, _RUNS_KEPT)
         self.spread_s += (abs(seconds - self.target_s) - self.spread_s) / self._forwards
         self.target_s += (seconds - self.target_s) / self._forwards
 
     def saw_draft(self, seconds: float) -> None:
         """Take in the latency of one draft token."""
+        seconds = max(seconds, _LEAST_S)
         self._drafts = min(self._drafts + 1, _RUNS_KEPT)
         self.drafter_s += (seconds - self.drafter_s) / self._drafts
 
@@ -53,7 +56,7 @@ class Estimates:
         """Return today's numbers, in units of a draft token and rounded, so that rules once derived are found again."""
         self._ratio_used, self._acceptance_used = self._ratio, self.acceptance
         rounded = round(min(max(self.acceptance, 0.0), 1.0) * 25) / 25
-        return Forecast(float(f"{self._ratio:.2g}"), 1.0, rounded)
+        return Forecast(float(f"{max(self._ratio, 0.01):.2g}"), 1.0, rounded)
 
     @property
     def _ratio(self) -> float:
