@@ -104,6 +104,7 @@ class Plan:
     forecast: Forecast | None = None  # DSI: with it, no draft is begun just before a verdict that may void it
     adapt: bool = False  # DSI: derive `first` and `lookahead` anew as the run shows its latencies and acceptance
     longest: int = 200  # and keep them at most this
+    widest: int = 2**31  # tokens that one window holds at most; more drafts go out as several
     verification: Verification = Verification.COUPLED
     draft_burst: int = 1  # draft tokens asked for in one dispatch
     draft_depth: int = 2  # draft dispatches in flight, so that the drafter never waits for the host
@@ -111,7 +112,16 @@ class Plan:
     digest_lag: int = 16  # an idle replica that lags by this many settled tokens digests them
 
     def __post_init__(self) -> None:
-        for name in ("lookahead", "sp_degree", "longest", "draft_burst", "draft_depth", "draft_lead", "digest_lag"):
+        for name in (
+            "lookahead",
+            "sp_degree",
+            "longest",
+            "widest",
+            "draft_burst",
+            "draft_depth",
+            "draft_lead",
+            "digest_lag",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.first < 0:

@@ -204,8 +204,10 @@ class Engine:
         sp_degree, width = self.config.mesh.sp_degree, self.model_config.verify_width
         forecast = self._forecast(latencies)
         auto = lookahead == "auto"
-        # a longer block takes several runs of the program, whose price the latencies do not tell
-        blocks = choose_blocks(algorithm, forecast, sp_degree, longest=width) if auto else Blocks(0, lookahead)
+        # a window of more than W tokens, the last settled one among them, takes several runs of the program, whose
+        # price the latencies do not tell
+        longest = max(1, width - 1)
+        blocks = choose_blocks(algorithm, forecast, sp_degree, longest) if auto else Blocks(0, lookahead)
         return Plan(
             algorithm,
             blocks.lookahead,
@@ -213,7 +215,8 @@ class Engine:
             first=blocks.first,
             forecast=forecast,
             adapt=auto and algorithm == Algorithm.DSI,
-            longest=width,
+            longest=longest,
+            widest=width if auto else max(width, lookahead + 1),
             verification=self.config.verification,
             draft_burst=blocks.lookahead if self.config.drafter.kind == "ngram" and not self._own_drafter else 1,
             draft_lead=2 * sp_degree * max(width, blocks.lookahead),

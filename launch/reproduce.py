@@ -29,6 +29,7 @@ from dsi_jax.simulation.measurement import read_measurement
 from dsi_jax.sweeps import heatmap, table
 from dsi_jax.telemetry import figures, plots, report
 
+CARDS = Path(__file__).parent.parent / "configs"
 ARTIFACTS = ("table", "heatmap", "timeline", "latency", "acceptance")
 
 _ARTIFACT = flags.DEFINE_enum("artifact", "all", [*ARTIFACTS, "all"], "What to reproduce.")
@@ -50,11 +51,11 @@ def main() -> None:
         if flags.FLAGS[name].value < 1:
             raise ValueError(f"--{name}={flags.FLAGS[name].value} must be at least 1")
     heatmap.axes(_STEP.value)
-    rows = [*config_lib.load("configs/paper_table.py", kind=table.PaperTable).rows, *measured_row()]
+    rows = [*config_lib.load(CARDS / "paper_table.py", kind=table.PaperTable).rows, *measured_row()]
     pair = config_lib.load(_CONFIG.value, kind=dsi_jax.Config) if _CONFIG.value else dsi_jax.Config()
     prompts = protocols.read_prompts(_PROMPTS.value) if _PROMPTS.value else None
     out = _show.check_out(_OUT.value)
-    _cli.use_devices(config_lib.load("configs/demo.py"))
+    _cli.use_devices(config_lib.load(CARDS / "demo.py"))
     for artifact in ARTIFACTS if _ARTIFACT.value == "all" else [_ARTIFACT.value]:
         match artifact:
             case "table":
@@ -80,16 +81,18 @@ def measured_row() -> list[table.Row]:
 
 
 def make_table(out: Path, rows: list[table.Row]) -> None:
-    results = list(tqdm(table.rows(rows, _REPEATS.value), "rows, virtual time", len(rows)))
-    write_table(out, results)
+    results = []
+    for row in tqdm(table.rows(rows, _REPEATS.value), "rows, virtual time", len(rows)):
+        write_table(out, [*results, row])  # what is done is not lost with the rest
+        results.append(row)
     if not _SKIP_PACED.value:
-        card = config_lib.load("configs/demo.py")
+        card = config_lib.load(CARDS / "demo.py")
         prompts = protocols.held_out_prompts(_PACED_RUNS.value)
         for row in tqdm(results, "rows, paced"):
             given = {name: row[name] for name in ("target_ms", "drafter_ms", "acceptance")}
             best = {"si_k": row["exact_best"]["si_k"], "dsi_k": row["exact_best"]["dsi_k"]}
             row["paced"] = protocols.measure_paced(card, prompts, **given, **best)
-            write_table(out, results)  # what is measured is not lost with the rest
+            write_table(out, results)
     print(table.markdown(results))
     print(f"wrote {out}/table.json, table.md, table.png")
 

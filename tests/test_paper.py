@@ -84,6 +84,7 @@ BAD = {
     "trace of other numbers": ([*PAIR, "--acceptance_trace={files}/numbers.json"], "must be a JSON list of 0 (wrong"),
     "broken measurement": (["--measured={files}/broken.json"], "cannot read a measurement from"),
     "trace as a measurement": (["--measured={files}/trace.json"], "is no measurement"),
+    "servers without number": ([*PAIR, "--sp_degree=10000000000"], "must be at most 4096; more change nothing"),
     "first token too soon": ([*PAIR, "--target_ttft_ms=3"], "must be at least the 20.6 ms of any other token"),
 }
 

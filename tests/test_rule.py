@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsi_jax.base import Algorithm, Forecast, Plan, Request
-from dsi_jax.control import loop
+from dsi_jax.control import loop, policy
 from dsi_jax.control.estimates import Estimates
 from dsi_jax.control.rule import Blocks, best_blocks, expected_epoch, smallest_sufficient_lookahead, windows
 from dsi_jax.planner import best_si_lookahead, choose_blocks
@@ -15,12 +15,13 @@ from dsi_jax.simulation.backend import HashOracle, VirtualBackend
 from dsi_jax.simulation.latency import Latencies
 from dsi_jax.simulation.setting import Setting, virtual_run
 from dsi_jax.sweeps.compare import SEARCHED, draw_outcomes, dsi_ms, si_ms
+from tests.test_schedules import SilentOracle
 from tests.test_sweeps import ROWS
 
 
 @pytest.mark.parametrize("sp_degree", [1, 2, 3, 4, 7, 16])
 def test_auto_is_within_one_percent_of_the_best_on_every_row_of_the_paper(sp_degree):
-    """The best of non-SI, SI at its best k, and DSI at its best fixed k, with waiting drafters and without.
+    """The best of non-SI, SI at its best k, and DSI at its best fixed k.
 
     All meet the same 200 outcomes.
     """
@@ -33,7 +34,6 @@ def test_auto_is_within_one_percent_of_the_best_on_every_row_of_the_paper(sp_deg
             100 * target_ms,
             si_ms(setting, SEARCHED, wrong).mean(1).min(),
             dsi_ms(setting, fixed, wrong).mean(1).min(),
-            dsi_ms(setting, fixed, wrong, hold=False).mean(1).min(),
         ]
         assert auto <= 1.01 * min(candidates), (setting, auto, candidates)
 
@@ -42,16 +42,19 @@ def random_settings(count, seed):
     draw = random.Random(seed)
     for _ in range(count):
         drafter_ms = round(10 ** draw.uniform(0, 2.1), 1)  # 0.01 to 1.26 of the target
-        yield Setting(100.0, drafter_ms, round(draw.random(), 3), draw.choice([1, 2, 3, 4, 5, 7, 8, 16]), 100)
+        yield Setting(100.0, drafter_ms, round(0.99 * draw.random(), 3), draw.choice([1, 2, 3, 4, 5, 7, 8, 16]), 100)
 
 
 def test_auto_is_never_worse_than_non_si_or_si():
-    """1,000 random settings, 50 outcomes each, non-SI and SI at its best k: never by more than 1 %."""
+    """1,000 random settings with a < 0.99, 50 outcomes each, non-SI and SI at its best k: never by more than 1 %.
+
+    Above, an epoch is longer than 100 tokens, and a rule for endless runs may wait for too few drafts.
+    """
     worst = 0.0
     for setting in random_settings(1000, seed=7):
         wrong = draw_outcomes(setting.acceptance, 50, 100, seed=2)
         auto = dsi_ms(setting, [best_blocks(setting.forecast, setting.sp_degree)], wrong).mean()
-        lookaheads = range(1, 31)
+        lookaheads = [*range(1, 31), *range(32, 100, 4)]
         baseline = min(100 * setting.target_ms, si_ms(setting, lookaheads, wrong).mean(1).min())
         worst = max(worst, auto / baseline)
         assert auto <= 1.01 * baseline, (setting, auto / baseline)
@@ -143,6 +146,36 @@ def test_waiting_helps_on_average_and_hurts_little_under_jitter():
 
 
 # ----------------------------------------------------------------------------------------------- running estimates
+
+
+def test_one_wild_latency_moves_the_estimate_by_a_ninth():
+    estimates = Estimates.start(Forecast(1.0, 0.1, 0.8))
+    estimates.saw_forward(10.0)
+    assert estimates.target_s == pytest.approx(2.0)
+    estimates.saw_draft(1.0)
+    assert estimates.drafter_s == pytest.approx(0.2)
+
+
+def test_few_rules_are_derived_in_a_noisy_run(monkeypatch):
+    """A derivation takes the host about 10 ms: jitter of 30 % and 1,000 tokens may cost a handful."""
+    derived = []
+    monkeypatch.setattr(policy, "best_blocks", lambda *given: derived.append(given) or best_blocks(*given))
+    forecast = Forecast(37.7e-3, 2.5e-3, 0.7)
+    unlimited = {"draft_lead": 10**6, "digest_lag": 10**6}
+    plan = Plan(Algorithm.DSI, 4, 3, forecast=forecast, adapt=True, **unlimited)
+    latencies = Latencies(37.7e-3, 2.5e-3, jitter=0.3)
+    loop.run(plan, Request((1,), 1000), VirtualBackend(HashOracle(0.7), latencies.duration))
+    assert len(set(derived)) <= 5 and len(derived) <= 20
+
+
+def test_silence_counts_once_and_empties_the_first_window():
+    """A drafter with nothing to propose is not waited for in the long run: two silent Drafts a token cost 20 % here."""
+    unlimited = {"draft_lead": 10**6, "digest_lag": 10**6}
+    plan = Plan(Algorithm.DSI, 4, 1, 3, Forecast(10.0, 1.0, 0.8), adapt=True, **unlimited)
+    backend = VirtualBackend(SilentOracle(0.8, silence=1.0), Latencies(10.0, 1.0).duration)
+    times = [commit.time_s for commit in loop.run(plan, Request((1,), 800), backend).commits]
+    assert times[99] <= 100 * 12.0
+    assert times[799] - times[699] == pytest.approx(100 * 10.0)
 
 
 def test_estimates_follow_the_run():

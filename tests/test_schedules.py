@@ -67,6 +67,7 @@ def runs(draw):
         draft_lead=draw(st.integers(max(1, first, reckoning.get("longest", 0)), 64)),
         digest_lag=draw(st.integers(1, 20)),
         first=first,
+        widest=draw(st.sampled_from([2**31, 1, 2, 5])),
         **reckoning,
     )
     vocab_size = draw(st.sampled_from([2, 3, 10, 50_000]))

@@ -1,5 +1,6 @@
 """The array programs say what the event loop says, to the tick; the table and the heatmaps rest on them."""
 
+import dataclasses
 import random
 
 import jax
@@ -18,6 +19,7 @@ from dsi_jax.sweeps.compare import (
     compare,
     draw_outcomes,
     dsi_ms,
+    interval,
     ratio_interval,
     recorded_outcomes,
     searched_lookaheads,
@@ -51,6 +53,20 @@ def test_dsi_equals_the_event_loop_to_the_tick():
             rule,
             hold,
         )
+
+
+def test_dsi_equals_the_event_loop_where_waiting_and_drafting_tie():
+    """Whole latencies and round rates: (1 - q) c is as long as the wait, and sums of seconds are not exact."""
+    draw = random.Random(5)
+    cases = [(31, 10, 0.9, 1, 7), (23, 10, 0.7, 1, 7), (21, 2, 0.7, 2, 7), (60, 36, 0.8, 5, 7), (50, 30, 0.8, 4, 2)]
+    while len(cases) < 60:
+        t = draw.randint(5, 60)
+        cases.append((t, draw.randint(1, t), draw.choice([0.6, 0.7, 0.8, 0.9]), draw.randint(1, 5), draw.randint(1, 7)))
+    for seed, (t, c, acceptance, k, sp_degree) in enumerate(cases):
+        setting = Setting(float(t), float(c), acceptance, sp_degree, 40)
+        wrong = draw_outcomes(acceptance, 1, 40, seed)
+        trace = virtual_run(setting, Algorithm.DSI, Blocks(0, k), wrong[0])
+        assert dsi_ms(setting, [Blocks(0, k)], wrong).item() == pytest.approx(1e3 * trace.wall_s, abs=1e-3), setting
 
 
 def test_si_equals_the_event_loop_to_the_tick():
@@ -149,6 +165,24 @@ def test_bounds_hold_on_every_sample_path():
     perfect = dsi_ms(Setting(20.6, 6.8, 1.0), [Blocks(0, 1)], draw_outcomes(1.0, 1, 50))
     assert perfect.item() == pytest.approx(closed_forms.tight_lower_bound(20.6, 6.8, 50))
     assert closed_forms.lower_bound(20.6, 6.8, 50) == pytest.approx(360.6)
+    assert closed_forms.residual(20.6, 6.8) == pytest.approx(6.6)
+    assert [closed_forms.servers_needed(*case) for case in ((0.3, 0.1, 1), (0.7, 0.1, 1), (20.6, 6.8, 1))] == [3, 7, 4]
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"drafter_ms": 40.0}, {"new_tokens": 1}, {"target_ttft_ms": 400.0}, {"drafter_ttft_ms": 300.0}]
+)
+def test_nothing_beats_the_tight_bound(change):
+    """At a = 1, drafters slower than the target, one token, and long prompts included."""
+    setting = Setting(**{"target_ms": 20.6, "drafter_ms": 6.8, "acceptance": 1.0, **change})
+    n, wrong = setting.new_tokens, draw_outcomes(1.0, 1, setting.new_tokens)
+    bound = closed_forms.tight_lower_bound(setting.target_ms, setting.drafter_ms, n, *setting.prefills_ms)
+    prefill = setting.prefills_ms[0]
+    times = [n * setting.target_ms + prefill, *si_ms(setting, range(1, 20), wrong).ravel()]
+    times += [*dsi_ms(setting, [Blocks(0, k) for k in range(1, 8)], wrong).ravel()]
+    assert min(times) >= bound - 1e-6
+    if not {"target_ttft_ms", "drafter_ttft_ms"} & set(change):
+        assert min(times) == pytest.approx(bound)
 
 
 def test_theorem_2_in_expectation():
@@ -197,6 +231,12 @@ def test_exact_ratios(results):
         assert best["ratio"] <= row["si_over_lower_bound"] + 0.03
         assert best["ci"][0] <= best["ratio"] <= best["ci"][1]
         assert best["ratio"] >= best["ratio_drafter_never_waits"] - 0.003
+        setting = Setting(row["target_ms"], row["drafter_ms"], row["acceptance"])
+        wrong, rules = draw_outcomes(setting.acceptance, 600, 50), [Blocks(0, k) for k in range(1, 21)]
+        dropped = dsi_ms(setting, rules, wrong, hold=False, abandon=True).mean(1).min()
+        assert best["ratio_drafter_dropped_at_once"] == pytest.approx(best["si_ms"] / dropped)
+        needed = closed_forms.servers_needed(setting.target_ms, setting.drafter_ms, 1)
+        assert row["same_k"]["1"]["servers_suffice"] == (needed <= 7)
 
 
 def test_the_reference_s_accounting_gives_such_numbers_as_are_printed(results):
@@ -212,8 +252,19 @@ def test_the_table_in_markdown(results):
     assert text.count("\n") == 12 and "| 1.92 |" in text and "nan" not in text
 
 
-def test_reference_accounting_by_hand():
-    """a -> 0: every segment has no accepted draft, so nothing is ever credited; refused rather than looped over."""
+def test_reference_accounting_at_high_acceptance():
+    """One segment of many drafts: SI pays (k c + t) for k drafts, at best at k = 10, DSI k c."""
+    ratio = table.reference_accounting(Setting(20.0, 2.0, 1 - 1e-7, new_tokens=50), repeats=200)
+    assert ratio == pytest.approx((10 * 2.0 + 20.0) / (10 * 2.0), rel=1e-3)
+
+
+def test_rows_without_a_reference_are_printed():
+    (row,) = table.rows([table.Row("a", "b", "-", 20.0, 2.0, 0.0, None)], repeats=20)
+    assert row["reference_accounting"] is None and "| - | - |" in table.markdown([row])
+
+
+def test_reference_accounting_refuses_what_it_cannot_count():
+    """a = 0: no segment has an accepted draft, so nothing is ever credited."""
     with pytest.raises(ValueError, match=r"acceptance=0.0 must lie inside \(0, 1\)"):
         table.reference_accounting(Setting(20.0, 2.0, 0.0))
 
@@ -229,6 +280,10 @@ def test_compare_reports_every_field():
     assert result["si_best_ms"] <= result["si_ms"]
     for name, (low, high) in result["ci"].items():
         assert low <= result[name] <= high
+
+
+def test_interval_of_three_numbers():
+    assert interval(np.asarray([1.0, 2.0, 3.0])) == pytest.approx([2 - 1.96 / 3**0.5, 2 + 1.96 / 3**0.5])
 
 
 def test_ratio_interval_covers():
@@ -298,7 +353,19 @@ def test_heatmap_by_simulation():
     np.testing.assert_allclose(made.si, exact.si, rtol=0.06)
 
 
+def test_a_slow_cell_is_counted():
+    made = heatmap.by_closed_forms(0.5)
+    slow = dataclasses.replace(made, dsi=made.dsi * np.where(np.eye(3, 2, dtype=bool), 3.0, 1.0))
+    figures = heatmap.summary(slow)
+    assert figures["min(si, non_si)/dsi"]["cells_below_1"] == 2
+    assert figures["non_si/dsi"]["cells_below_1"] == 2
+    assert heatmap.summary(made)["cells_where_si_wins_is_not_a_above_c"] == 0
+    assert heatmap.summary(dataclasses.replace(made, si=made.si * 0.5))["cells_where_si_wins_is_not_a_above_c"] > 0
+
+
 def test_heatmap_at_a_fixed_lookahead():
+    simulated = heatmap.by_simulation(0.5, heatmap.FIXED, progress=False)
+    assert (simulated.si_lookahead == 5).all()
     made = heatmap.by_closed_forms(0.1, heatmap.FIXED)
     assert (made.si_lookahead == 5).all()
     assert made.si[5, 1] == pytest.approx(closed_forms.si_per_token(1.0, 0.2, 0.5, 5))

@@ -3,7 +3,9 @@
 How large the blocks are is derived in `rule.py`; here is what a rule means, in virtual time and on devices alike.
 """
 
-from dsi_jax.control.state import State
+from dsi_jax.control.state import CLOCK_DIGITS, State
+
+TIE = 1e-6  # where waiting and drafting are worth the same, however the two sides round: draft
 
 
 def may_draft(state: State, ahead: int) -> bool:
@@ -52,7 +54,7 @@ def verdict_is_near(state: State) -> bool:
     for flight in state.flights.values():  # in the order they were sent
         if flight.epoch != state.ledger.epoch:
             continue
-        wait = flight.sent + t - begin
+        wait = round(flight.sent + t - begin, CLOCK_DIGITS)
         overdue = begin == state.now and -spread - c / 8 < wait  # it may be here any moment
         if wait < 0 and not overdue:
             continue  # known, or lost, before the draft begins
@@ -60,7 +62,7 @@ def verdict_is_near(state: State) -> bool:
         if flight.end == state.drafted:
             return wait < c
         wrong = 1 - state.estimates.acceptance ** (flight.end - flight.window)
-        return wait < wrong * c and (state.plan.sp_degree > 1 or 2 * c <= t)
+        return wait < wrong * c * (1 - TIE) and (state.plan.sp_degree > 1 or 2 * c <= t)
     return False
 
 

@@ -1,12 +1,14 @@
 """Running estimates of what the dispatch rule reckons with: latencies, their spread, and the acceptance rate."""
 
 import dataclasses
+import math
 
 from dsi_jax.base import Forecast
 
 _PRIOR_RUNS = 8  # measurements that the forecast of a latency is worth
 _PRIOR_DRAFTS = 16  # judged drafts that the forecast of the acceptance rate is worth
 _LEAST_S = 1e-9
+_RATIO_STEP = 1.15  # t / c is rounded to powers of this
 _RUNS_KEPT, _DRAFTS_KEPT = 32, 128  # what lies further back counts for less and less
 
 
@@ -49,14 +51,17 @@ class Estimates:
             self.acceptance += (accepted - judged * self.acceptance) / self._judged
 
     def have_moved(self) -> bool:
-        """Whether the rule in force was derived from other numbers than these, by more than it would feel."""
-        return abs(self._ratio / self._ratio_used - 1) > 0.05 or abs(self.acceptance - self._acceptance_used) > 0.03
+        """Whether the rule in force was derived from other numbers than these, by more than a clock's noise.
+
+        A derivation takes about 10 ms of the host; a handful of them in a run is what it is worth.
+        """
+        return abs(self._ratio / self._ratio_used - 1) > 0.3 or abs(self.acceptance - self._acceptance_used) > 0.1
 
     def renew(self) -> Forecast:
         """Return today's numbers, in units of a draft token and rounded, so that rules once derived are found again."""
         self._ratio_used, self._acceptance_used = self._ratio, self.acceptance
-        rounded = round(min(max(self.acceptance, 0.0), 1.0) * 25) / 25
-        return Forecast(float(f"{max(self._ratio, 0.01):.2g}"), 1.0, rounded)
+        steps = round(math.log(max(self._ratio, 0.01)) / math.log(_RATIO_STEP))
+        return Forecast(_RATIO_STEP**steps, 1.0, min(max(round(self.acceptance, 1), 0.0), 0.95))
 
     @property
     def _ratio(self) -> float:

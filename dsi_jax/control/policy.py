@@ -91,7 +91,7 @@ def schedule_dsi(state: State) -> list[Action]:
 
 def _adapt(state: State, event: Event, actions: list[Action]) -> None:
     """Learn from what has just been settled; at the begin of an epoch, derive the dispatch rule anew."""
-    if isinstance(event, Drafted) and not event.tokens:
+    if isinstance(event, Drafted) and not event.tokens and event.epoch == state.ledger.epoch and not state.asked:
         state.estimates.saw_verdict(0, rejected=True)  # it has nothing to propose: waiting was in vain
     for action in actions:
         if isinstance(action, Emit):

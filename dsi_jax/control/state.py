@@ -39,6 +39,8 @@ from dsi_jax.control.estimates import Estimates
 from dsi_jax.control.ledger import Ledger
 from dsi_jax.control.rule import Blocks
 
+CLOCK_DIGITS = 9  # sums of seconds are rounded to nanoseconds: equal times are equal, however they were added up
+
 
 @dataclasses.dataclass(frozen=True)
 class Flight:
@@ -71,7 +73,9 @@ class State:
     blocks: Blocks = Blocks(0, 1)  # the dispatch rule in force
     estimates: Estimates | None = None  # of latencies and acceptance; None: the plan forecasts none
     flights: dict[str, Flight] = dataclasses.field(default_factory=dict)  # target server -> the window it verifies
-    draft_begun: float = 0.0  # when the drafter began what it is doing now
+    asked_at: collections.deque[float] = dataclasses.field(default_factory=collections.deque)  # when Drafts were asked
+    last_drafted: float = 0.0  # when the drafter answered last
+    draft_begun: float = 0.0  # when, by the estimates, the drafter began what it is doing now
     drafter_free: float = 0.0  # when, by the estimates, it will have done all that it was asked for
 
     @property
@@ -102,7 +106,7 @@ def new_state(plan: Plan, request: Request, stop: StopRule | None = None) -> Sta
 
 def observe(state: State, event: Event, now: float) -> list[Action]:
     """Book an event; returns Emit, Cancel and Settle actions, in order. Stale results only free their server."""
-    state.now = now
+    state.now = round(now, CLOCK_DIGITS)
     match event:
         case Prefilled(server=server):
             _on_prefilled(state, server)
@@ -132,13 +136,14 @@ def _on_prefilled(state: State, server: str) -> None:
 
 
 def _on_drafted(state: State, event: Drafted) -> None:
-    if state.estimates and event.tokens:
-        state.estimates.saw_draft((state.now - state.draft_begun) / len(event.tokens))
-    state.draft_begun = state.now
+    last, state.draft_begun, state.last_drafted = state.last_drafted, state.now, state.now
     if event.epoch == state.ledger.epoch:
         state.asked.popleft()
+        begun = max(state.asked_at.popleft(), last)  # behind whatever the drafter was at, void drafts included
+        if state.estimates and event.tokens:
+            state.estimates.saw_draft((state.now - begun) / len(event.tokens))
         _append_drafts(state, event)
-    state.drafter_free = state.now + sum(state.asked) * _draft_s(state)
+    state.drafter_free = round(state.now + sum(state.asked) * _draft_s(state), CLOCK_DIGITS)
 
 
 def _append_drafts(state: State, event: Drafted) -> None:
@@ -193,9 +198,11 @@ def _put(state: State, emit: Emit, token: int) -> list[Action]:
     state.fed = ledger.settled - 1
     state.arrived.clear()
     state.asked.clear()
+    state.asked_at.clear()
     state.started = state.mute = False
-    running_s = state.plan.draft_burst * _draft_s(state)  # what the drafter is at cannot be preempted; the rest is void
-    state.drafter_free = max(state.now, min(state.drafter_free, state.draft_begun + running_s))
+    # what the drafter has begun cannot be preempted; the rest is dropped
+    running_s = state.plan.draft_burst * _draft_s(state) if state.draft_begun < state.now else 0.0
+    state.drafter_free = max(state.now, min(state.drafter_free, round(state.draft_begun + running_s, CLOCK_DIGITS)))
     emit = dataclasses.replace(emit, tokens=(*emit.tokens, token), rejected=rejected)
     return [emit, Cancel(ledger.epoch)]
 
@@ -213,20 +220,21 @@ def draft(state: State) -> Draft:
         tokens = tuple(ledger.tokens[start:])
     state.started = True
     state.asked.append(count)
+    state.asked_at.append(state.now)
     if state.drafter_free <= state.now:
         state.draft_begun = state.drafter_free = state.now
-    state.drafter_free += count * _draft_s(state)
+    state.drafter_free = round(state.drafter_free + count * _draft_s(state), CLOCK_DIGITS)
     return Draft(ledger.epoch, start, tokens, count)
 
 
 def verify(state: State) -> Verify:
-    """Hand everything not yet fed to the target server that became idle last (the most caught up).
+    """Hand what is not yet fed, up to a widest window, to the target server that became idle last (most caught up).
 
     The replica first catches up on the tokens it has not seen, so `start` may lie before the window.
     """
     ledger, server, window = state.ledger, state.idle.pop(), state.fed
     start = min(ledger.unchanged(*state.cached[server]), window)
-    end = state.fed = len(ledger.tokens)
+    end = state.fed = min(len(ledger.tokens), window + state.plan.widest)
     state.cached[server] = (end, ledger.epoch)
     state.turns[server] = state.windows = state.windows + 1
     state.flights[server] = Flight(ledger.epoch, window, end, state.now)

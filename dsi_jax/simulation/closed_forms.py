@@ -17,17 +17,21 @@ def non_si(t: Value, n: int) -> Value:
 
 
 def lower_bound(t: Value, c: Value, n: int) -> Value:
-    """The paper's lower bound for any schedule with one autoregressive drafter, n c + t; see `tight_lower_bound`."""
+    """The paper's n c + t, which counts the last token as a draft and takes the drafter to be the faster model.
+
+    See `tight_lower_bound` for a bound that holds without either.
+    """
     return n * c + t
 
 
-def tight_lower_bound(t: Value, c: Value, n: int) -> Value:
-    """What no schedule with one autoregressive drafter beats, (n - 1) c + t, and DSI at k = 1 and a = 1 reaches.
+def tight_lower_bound(t: float, c: float, n: int, target_prefill: float = 0.0, drafter_prefill: float = 0.0) -> float:
+    """What no schedule with one autoregressive drafter beats, (n - 1) min(c, t) + t, and DSI at k = 1, a = 1 reaches.
 
-    The last token may be the target's own, so n - 1 are drafted one after the other, and the forward that settles the
-    last one starts behind them. The paper's bound counts the last token as a draft too.
+    The last token may be the target's own, so n - 1 are found one after the other, by the drafter or the target, and
+    the forward that settles the last one starts behind them. Neither begins before it has read the prompt.
     """
-    return (n - 1) * c + t
+    read = min(target_prefill, drafter_prefill)
+    return max(target_prefill + t, read + (n - 1) * min(c, t) + t)
 
 
 def si_per_token(t: Value, c: Value, a: Value, k: int) -> Value:

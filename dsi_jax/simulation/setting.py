@@ -14,6 +14,7 @@ from dsi_jax.simulation.backend import VirtualBackend
 from dsi_jax.simulation.latency import Latencies
 from dsi_jax.simulation.replay import RecordedOracle
 
+MOST_SERVERS = 4096
 NEVER = 10**9  # tokens: a drafter without limits, and replicas that need not catch up
 
 
@@ -38,6 +39,8 @@ class Setting:
         for name in ("sp_degree", "new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.sp_degree > MOST_SERVERS:
+            raise ValueError(f"sp_degree={self.sp_degree} must be at most {MOST_SERVERS}; more change nothing")
         for name, least in (("target_ttft_ms", self.target_ms), ("drafter_ttft_ms", self.drafter_ms)):
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:

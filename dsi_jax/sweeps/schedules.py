@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dsi_jax.control.dispatch import TIE
+
 NEVER = jnp.iinfo(jnp.int32).max
 
 
@@ -203,7 +205,7 @@ def _verdict_is_near(state: _State, rule: Rule, acceptance: jax.Array, begin: ja
     counts = (order < state.launched - state.returned) & (state.sent_in == state.epoch) & (wait >= 0)
     nearest = jnp.argmin(jnp.where(counts, order, slots))
     judged = state.end[nearest] - state.window[nearest]
-    limit = (1 - acceptance ** judged.astype(jnp.float32)) * rule.drafter
+    limit = (1 - acceptance ** judged.astype(jnp.float32)) * rule.drafter * (1 - TIE)
     worth_it = (wait[nearest] < limit) & ((rule.sp_degree > 1) | (2 * rule.drafter <= rule.target))
     near = jnp.where(state.end[nearest] == state.drafted, wait[nearest] < rule.drafter, worth_it)
     return rule.hold & counts.any() & near

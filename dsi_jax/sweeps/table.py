@@ -66,7 +66,7 @@ def _row(row: Row, repeats: int, seed: int) -> dict[str, Any]:
         "non_si_ms": exact["non_si_ms"],
         "lower_bound_ms": exact["lower_bound_ms"],
         "si_over_lower_bound": exact["si_best_ms"] / exact["lower_bound_ms"],
-        "reference_accounting": reference_accounting(setting, repeats, seed),
+        "reference_accounting": reference_accounting(setting, repeats, seed) if 0 < row.acceptance < 1 else None,
         "exact_best": {
             "si_k": exact["si_best_k"],
             "si_ms": exact["si_best_ms"],
@@ -142,7 +142,7 @@ def markdown(table: Sequence[dict[str, Any]]) -> str:
             f"{row['target_ms']:g} / {row['drafter_ms']:g}",
             f"{row['acceptance']:g}",
             f"{row['printed']:.2f}" if row["printed"] else "-",
-            f"{row['reference_accounting']:.2f}",
+            f"{row['reference_accounting']:.2f}" if row["reference_accounting"] else "-",
             f"**{best['ratio']:.3f}** ({best['ci'][0]:.3f} - {best['ci'][1]:.3f})",
             f"{best['si_k']}, {best['dsi_k']}",
             same,
