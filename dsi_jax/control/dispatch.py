@@ -5,7 +5,7 @@ How large the blocks are is derived in `rule.py`; here is what a rule means, in 
 
 from dsi_jax.control.state import CLOCK_DIGITS, State
 
-TIE = 1e-6  # where waiting and drafting are worth the same, however the two sides round: draft
+PATIENCE = 1.5 * (1 - 1e-5)  # one wait aligns the next verdicts with drafts too, and a clock's noise must not decide
 
 
 def may_draft(state: State, ahead: int) -> bool:
@@ -43,9 +43,10 @@ def verdict_is_near(state: State) -> bool:
 
         (1 - q) (c - w) > q w,  that is  w < (1 - q) c.
 
-    If the verdict brings the very token that the draft would propose, waiting is better whenever w < c. The rule keeps
-    the drafter in step with its verdicts where t is a little more than a multiple of c. With one server and a drafter
-    more than half as slow as the target it does not pay: the next window would go out without the draft.
+    The rule is half as patient again (`PATIENCE`).
+    If the verdict brings the very token that the draft would propose, waiting is better whenever w < c. The rule
+    keeps the drafter in step with its verdicts where t is a little more than a multiple of c. With one server and a
+    drafter more than half as slow as the target it does not pay: the next window would go out without the draft.
     """
     if state.estimates is None:
         return False
@@ -62,7 +63,7 @@ def verdict_is_near(state: State) -> bool:
         if flight.end == state.drafted:
             return wait < c
         wrong = 1 - state.estimates.acceptance ** (flight.end - flight.window)
-        return wait < wrong * c * (1 - TIE) and (state.plan.sp_degree > 1 or 2 * c <= t)
+        return wait < min(PATIENCE * wrong, 1 - 1e-5) * c and (state.plan.sp_degree > 1 or 2 * c <= t)
     return False
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dsi_jax.control.dispatch import TIE
+from dsi_jax.control.dispatch import PATIENCE
 
 NEVER = jnp.iinfo(jnp.int32).max
 
@@ -205,7 +205,8 @@ def _verdict_is_near(state: _State, rule: Rule, acceptance: jax.Array, begin: ja
     counts = (order < state.launched - state.returned) & (state.sent_in == state.epoch) & (wait >= 0)
     nearest = jnp.argmin(jnp.where(counts, order, slots))
     judged = state.end[nearest] - state.window[nearest]
-    limit = (1 - acceptance ** judged.astype(jnp.float32)) * rule.drafter * (1 - TIE)
+    wrong = 1 - acceptance ** judged.astype(jnp.float32)
+    limit = jnp.minimum(PATIENCE * wrong, 1 - 1e-5) * rule.drafter
     worth_it = (wait[nearest] < limit) & ((rule.sp_degree > 1) | (2 * rule.drafter <= rule.target))
     near = jnp.where(state.end[nearest] == state.drafted, wait[nearest] < rule.drafter, worth_it)
     return rule.hold & counts.any() & near
