@@ -1,4 +1,4 @@
-"""The vocabulary every package shares: requests, plans, actions, events, spans. Host values only, no jax.
+"""The vocabulary every package shares: requests, policies, plans, jobs, events, spans. Host values only, no jax.
 
 Shape alphabet, used in docstrings, comments and einsum strings alike:
   B batch    T window (tokens fed at once)    S cache slots    K draft tokens    V vocabulary
@@ -9,6 +9,9 @@ settled tokens are a prefix of the sequence and draft tokens follow them. A *win
 what one target forward feeds: its row at position p yields the target's token for p + 1, so it judges the drafts
 at start + 1 .. end - 1 and adds the target's token at the first mismatch (correction) or at `end` (bonus).
 Position `start` itself has been settled by the window before it.
+
+Jobs and events are plain values that serialise (`wire.py`). They carry the ids of their request and of their job.
+What must stay on a device, such as a drafter's distributions, travels as a `Handle`.
 """
 
 import dataclasses
@@ -56,18 +59,13 @@ class Request:
     sampling: Sampling = Sampling()
     eos_ids: frozenset[int] = frozenset()
     reuse_prompt: bool = False  # keep the cache slots of an equal prompt (paced runs: prefill stays off the clock)
+    id: int = 0  # no two requests that are under way together have the same one
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise ValueError("the prompt is empty; give at least one token")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
-
-
-class Algorithm(enum.StrEnum):
-    NON_SI = "non_si"
-    SI = "si"
-    DSI = "dsi"
 
 
 class Verification(enum.StrEnum):
@@ -77,9 +75,12 @@ class Verification(enum.StrEnum):
     REJECTION = "rejection"
 
 
+# ------------------------------------------------------------------------------------- how the servers are used
+
+
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """What the dispatch rule reckons with: latencies in seconds (or any one unit), and the acceptance rate."""
+    """What planning reckons with: latencies in seconds (or any one unit), and the acceptance rate."""
 
     target_s: float  # t, of a target forward
     drafter_s: float  # c, of a draft token
@@ -94,15 +95,41 @@ class Forecast:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """How the servers are used for one request."""
+class Blocks:
+    """How many drafts a window waits for: the two numbers of the dispatch rule (`planning/blocks.py`)."""
 
-    algorithm: Algorithm
+    first: int  # while no other window is under way; 0: it is sent at once, as a zero-draft forward
+    lookahead: int  # while one is
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A way to overlap drafting and verification. One file of `policies/` each, and a line in their registry."""
+
+    name: str  # as flags and reports have it: "dsi"
+    label: str  # as prose and pictures have it: "DSI"
+    motto: str  # what it does, in a few words
+    schedule: Callable[[Any], list["Job"]]  # given a `control.work.View`: which work to start now
+    auto: Callable[[Forecast, int, int], Blocks]  # lookahead=auto, from (forecast, SP degree, longest lookahead)
+    drafts: bool = True  # whether it uses the drafter
+    targets: Callable[[int], int] = lambda sp_degree: sp_degree  # how many target servers one sequence keeps busy
+    adapts: bool = False  # lookahead=auto is derived anew as the run shows its latencies and acceptance
+
+    def servers(self, sp_degree: int) -> tuple[str, ...]:
+        """The servers that it keeps busy with one sequence."""
+        return (DRAFTER,) * self.drafts + tuple(target(i) for i in range(self.targets(sp_degree)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the servers are used."""
+
+    policy: Policy
     lookahead: int = 1  # K, draft tokens per verification
     sp_degree: int = 1  # target servers
-    first: int = 0  # DSI: drafts that a window waits for while no other is under way; 0: a zero-draft forward at once
-    forecast: Forecast | None = None  # DSI: with it, no draft is begun just before a verdict that may void it
-    adapt: bool = False  # DSI: derive `first` and `lookahead` anew as the run shows its latencies and acceptance
+    first: int = 0  # drafts that a window waits for while no other is under way; 0: a zero-draft forward at once
+    forecast: Forecast | None = None  # with it, no draft is begun just before a verdict that may void it
+    adapt: bool = False  # derive `first` and `lookahead` anew as the run shows its latencies and acceptance
     longest: int = 200  # and keep them at most this
     widest: int = 2**31  # tokens that one window holds at most; more drafts go out as several
     verification: Verification = Verification.COUPLED
@@ -110,6 +137,7 @@ class Plan:
     draft_depth: int = 2  # draft dispatches in flight, so that the drafter never waits for the host
     draft_lead: int = 256  # draft tokens the drafter may be ahead of the settled ones
     digest_lag: int = 16  # an idle replica that lags by this many settled tokens digests them
+    concurrency: int = 1  # sequences under way at once
 
     def __post_init__(self) -> None:
         for name in (
@@ -121,6 +149,7 @@ class Plan:
             "draft_depth",
             "draft_lead",
             "digest_lag",
+            "concurrency",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
@@ -132,8 +161,27 @@ class Plan:
         if self.adapt and self.forecast is None:
             raise ValueError("adapt=True needs a forecast to start from; give one")
 
+    @property
+    def blocks(self) -> Blocks:
+        """The dispatch rule that a run starts with."""
+        return Blocks(self.first, self.lookahead)
 
-# ------------------------------------------------------------------------- what the controller tells the workers
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Every server that is used: by one sequence what its policy keeps busy, by several up to all of them."""
+        targets = min(self.sp_degree, self.concurrency * self.policy.targets(self.sp_degree))
+        return (DRAFTER,) * self.policy.drafts + tuple(target(i) for i in range(targets))
+
+
+# ------------------------------------------------------------------------- what the controller tells the servers
+
+
+@dataclasses.dataclass(frozen=True)
+class Handle:
+    """Stands for an array that stays on the device of the server that made it."""
+
+    server: str
+    key: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +189,10 @@ class Prefill:
     """Start a new sequence: feed these tokens (all of the prompt but its last) to an empty cache."""
 
     server: str
+    job: int
     request: Request
     tokens: tuple[int, ...]
+    slot: int = 0  # which of the server's caches the sequence takes; the one that had it is over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,11 +203,14 @@ class Draft:
     token is still on the device. A Draft that has not started when its epoch is cancelled is dropped without a word.
     """
 
+    server: str
+    job: int
+    request: int
     epoch: int
     start: int
     tokens: tuple[int, ...]
     count: int
-    server: str = DRAFTER
+    settled: int = 0  # positions below it are settled: what is kept for them is no longer needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,15 +218,19 @@ class Verify:
     """Run a target forward over the window [window, end).
 
     Roll the cache back to `start` (at most `window`), feed `tokens` (positions start .. end - 1), and judge the
-    drafts among them. `evidence` holds what the drafter attached to the drafts at window + 1 .. end - 1.
+    drafts among them. `evidence` names what the drafter keeps of the drafts at window + 1 .. end - 1: the
+    distributions they were drawn from (rejection rule only).
     """
 
     server: str
+    job: int
+    request: int
     epoch: int
     start: int
     window: int
     tokens: tuple[int, ...]
-    evidence: tuple[Any, ...] = ()
+    evidence: tuple[Handle, ...] = ()
+    settled: int = 0  # as in Draft
 
     @property
     def end(self) -> int:
@@ -182,14 +239,16 @@ class Verify:
 
 @dataclasses.dataclass(frozen=True)
 class Settle:
-    """Judge one draft by a target distribution that an earlier window left on the device (rejection rule only)."""
+    """Judge one draft by the target's distribution that the window `verify` left on the device (rejection rule only)."""
 
     server: str
+    job: int
+    request: int
     epoch: int
     position: int
     token: int
-    evidence: Any  # the drafter's
-    boundary: Any  # the target's, as attached to the Verified event
+    evidence: Handle | None  # the drafter's
+    verify: int  # job id of the Verify whose last row decides; the same server ran it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,21 +256,25 @@ class Digest:
     """Feed settled tokens to a replica that lags, so that its next window is short; there is nothing to judge."""
 
     server: str
+    job: int
+    request: int
     start: int
     tokens: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cancel:
-    """Drop every Draft of an epoch older than this that has not started."""
+    """Drop every Draft of this request that is of an older epoch and has not started; nothing answers it."""
 
+    request: int
     epoch: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Emit:
-    """Tell the caller that these tokens are settled; the only action that is not for a worker."""
+    """Tell the caller that these tokens are settled; not for a server."""
 
+    request: int
     epoch: int  # before a rejection, if there is one
     window: int  # start of the window that settled them
     position: int  # of the first token
@@ -220,25 +283,41 @@ class Emit:
     rejected: bool  # whether the last of them replaces a wrong draft
 
 
-Action = Prefill | Draft | Verify | Settle | Digest | Cancel | Emit
+@dataclasses.dataclass(frozen=True)
+class Finish:
+    """Tell the caller that a request is over; not for a server."""
 
-# ------------------------------------------------------------------------------------------ what the workers answer
+    request: int
+    failed: "Failed | None" = None  # why it ended before its time
+
+
+Job = Prefill | Draft | Verify | Settle | Digest  # each is answered by one event, but for a Draft that was dropped
+Order = Job | Cancel  # what a backend takes
+Action = Order | Emit | Finish  # what the controller says
+
+FOREVER = 2**62  # an epoch that no request reaches: a Cancel with it drops all drafts
+
+# ------------------------------------------------------------------------------------------ what the servers answer
 
 
 @dataclasses.dataclass(frozen=True)
 class Prefilled:
     server: str
+    job: int
+    request: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Drafted:
     """The drafter proposes `tokens` at `position` onwards; none: it has nothing to say until the prefix changes."""
 
+    server: str
+    job: int
+    request: int
     epoch: int
     position: int
     tokens: tuple[int, ...]
-    evidence: tuple[Any, ...] = ()  # one per token under the rejection rule; opaque to the controller
-    server: str = DRAFTER
+    evidence: tuple[Handle, ...] = ()  # one per token under the rejection rule, where the drafter has distributions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,12 +325,13 @@ class Verified:
     """`accepted` drafts after `window` agree with the target, whose own token comes next."""
 
     server: str
+    job: int
+    request: int
     epoch: int
     window: int
     end: int
     accepted: int
     token: int
-    boundary: Any = None  # the target's distribution at `end`, on its device (rejection rule); opaque
 
     @property
     def all_accepted(self) -> bool:
@@ -263,6 +343,8 @@ class Settled:
     """The draft at `position` was accepted, or is replaced by `token`."""
 
     server: str
+    job: int
+    request: int
     epoch: int
     position: int
     accepted: bool
@@ -272,21 +354,27 @@ class Settled:
 @dataclasses.dataclass(frozen=True)
 class Digested:
     server: str
+    job: int
+    request: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Failed:
-    """A worker raised; the loop re-raises with this cause."""
+    """A server could not do a job; what becomes of the request is the controller's decision."""
 
     server: str
-    error: BaseException
+    job: int
+    request: int
+    kind: str  # name of the exception
+    message: str
+    error: BaseException | None = dataclasses.field(default=None, compare=False)  # where it was raised in this process
 
 
 class WorkerError(RuntimeError):
     """A server failed; its exception is the cause."""
 
     def __init__(self, failed: Failed):
-        super().__init__(f"{failed.server} failed: {failed.error}")
+        super().__init__(f"{failed.server} failed: {failed.message}")
         self.__cause__ = failed.error
 
 
@@ -307,21 +395,23 @@ class Span:
     first: int = 0  # first position drafted, or given the target's token
     end: int = 0  # one past the last
     stale: bool = False  # its result was not used: a window never applied, drafts never accepted
+    request: int = 0
 
 
-def span_of(action: Action, start_s: float, end_s: float, event: Event | None = None) -> Span | None:
+def span_of(job: Job, start_s: float, end_s: float, event: Event | None = None) -> Span | None:
     """The span of a job; None for a Settle, which runs no forward. The event tells how much was really drafted."""
-    match action:
+    match job:
         case Draft():
-            first = action.start + len(action.tokens)
-            count = len(event.tokens) if isinstance(event, Drafted) else action.count
-            return Span(action.server, "draft", start_s, end_s, action.epoch, first, first + count)
+            first = job.start + len(job.tokens)
+            count = len(event.tokens) if isinstance(event, Drafted) else job.count
+            return Span(job.server, "draft", start_s, end_s, job.epoch, first, first + count, request=job.request)
         case Verify():
-            return Span(action.server, "verify", start_s, end_s, action.epoch, action.window + 1, action.end + 1)
+            first, end = job.window + 1, job.end + 1
+            return Span(job.server, "verify", start_s, end_s, job.epoch, first, end, request=job.request)
         case Prefill():
-            return Span(action.server, "prefill", start_s, end_s)
+            return Span(job.server, "prefill", start_s, end_s, request=job.request.id)
         case Digest():
-            return Span(action.server, "digest", start_s, end_s)
+            return Span(job.server, "digest", start_s, end_s, request=job.request)
     return None
 
 
@@ -338,47 +428,42 @@ class Commit:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """All that happened in one run, in order of time."""
+    """All that happened to one request, in order of time."""
 
-    algorithm: Algorithm
+    algorithm: str  # the policy's name
+    label: str  # and its name for people
     servers: tuple[str, ...]
     spans: tuple[Span, ...]
     commits: tuple[Commit, ...]
     clock: str  # "device", "paced" or "virtual": what its seconds mean
-    wall_s: float
+    wall_s: float  # since the request began
     host_s: float = 0.0  # time the controller spent deciding and submitting
+    error: WorkerError | None = None  # why it ended before its time
+    request: int = 0
 
 
 # ------------------------------------------------------------------------------------------------------- contracts
 
 
 class Backend(Protocol):
-    """Where actions run: real submeshes, paced submeshes, or a heap of virtual times."""
+    """Where orders are carried out: real submeshes, paced submeshes, or a heap of virtual times."""
 
     clock: str  # what its seconds mean: "device", "paced" or "virtual"
 
-    def submit(self, action: Action) -> None:
-        """Hand an action over; returns at once."""
+    def submit(self, order: Order) -> None:
+        """Hand an order over; returns at once."""
 
     def next_event(self) -> tuple[Event, Span | None]:
-        """Wait for the next event; raises `TimeoutError` when a worker hangs."""
+        """Wait for the next event; raises `TimeoutError` when a server hangs."""
+
+    def ready(self) -> bool:
+        """Whether `next_event` would return at once, or so soon that nothing else should be begun."""
 
     def now(self) -> float:
         """Seconds on this backend's clock."""
 
     def drain(self) -> tuple[Span, ...]:
-        """Wait for what is still running, drop the results, and return its spans."""
+        """Wait for what is still running, drop the results, forget all requests, and return the spans."""
 
 
-StopRule = Callable[[int], bool]  # given each settled token in turn: is it the last one?
-
-
-class Tokenizer(Protocol):
-    """Text to ids and back."""
-
-    vocab_size: int
-    eos_ids: frozenset[int]
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: list[int]) -> str: ...
+StopCondition = Callable[[int], bool]  # given each settled token in turn: is it the last one?

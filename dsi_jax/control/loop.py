@@ -1,10 +1,25 @@
-"""The event loop: one policy, one backend, and a record of all that happened."""
+"""The event loop: one controller, one backend, and a record of all that happened to every request."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
-from dsi_jax.base import Action, Backend, Commit, Emit, Failed, Plan, Request, StopRule, Trace, WorkerError
-from dsi_jax.control import policy
-from dsi_jax.control.record import Record
+from dsi_jax.base import (
+    Action,
+    Backend,
+    Cancel,
+    Commit,
+    Emit,
+    Event,
+    Finish,
+    Order,
+    Plan,
+    Prefill,
+    Request,
+    Span,
+    StopCondition,
+    Trace,
+)
+from dsi_jax.control.controller import Controller
+from dsi_jax.control.record import Record, Task
 
 
 def run(
@@ -12,49 +27,128 @@ def run(
     request: Request,
     backend: Backend,
     *,
-    stop: StopRule | None = None,
+    stop: StopCondition | None = None,
     on_commit: Callable[[Commit], None] | None = None,
 ) -> Trace:
     """Continue one request to its end.
 
     Args:
-      plan: algorithm, lookahead, SP degree.
+      plan: policy, lookahead, SP degree.
       request: prompt and limits.
-      backend: where the actions run.
-      stop: called with each settled token in turn; True ends the sequence there.
-      on_commit: called with every group of tokens as it is settled; an exception from it ends the run.
+      backend: where the work is done.
+      stop, on_commit: see `Task`; an exception from either ends the run.
 
     Returns:
       The trace; its commits hold the generated tokens, its seconds are those of `backend.clock`.
 
     Raises:
-      WorkerError: a worker raised (its exception is the cause).
-      TimeoutError: a worker did not answer in time.
+      WorkerError: a server failed (its exception is the cause).
+      TimeoutError: a server did not answer in time.
     """
-    record = Record(backend.now(), on_commit)
+    (trace,) = serve(plan, [Task(request, stop, on_commit)], backend)
+    if trace.error:
+        raise trace.error
+    return trace
+
+
+def serve(plan: Plan, tasks: Iterable[Task], backend: Backend) -> Iterator[Trace]:
+    """Continue requests, up to `plan.concurrency` of them at once; yields the trace of each when it is over.
+
+    A request that fails has its `error` in the trace, beside the tokens that were settled until then, and the others
+    go on. Leaving the iterator early ends all of them.
+
+    Args:
+      plan, backend: as in `run`.
+      tasks: taken one by one, whenever there is room.
+
+    Raises:
+      TimeoutError: a server did not answer in time.
+    """
+    desk, tasks = _Desk(plan, backend), iter(tasks)
     try:
-        state, actions = policy.start(plan, request, stop)
-        _perform(actions, backend, record)
-        while not state.finished:
-            event, span = backend.next_event()
-            received = backend.now()
-            if isinstance(event, Failed):
-                raise WorkerError(event)
-            record.span(span)
-            state, actions = policy.step(state, event, received)
-            _perform(actions, backend, record)
-            record.host_s += backend.now() - received
+        desk.admit(tasks)
+        while desk.busy:
+            event, span = desk.next_event()
+            desk.handle(event, span)
+            desk.admit(tasks)
+            yield from desk.leaving()
     finally:
-        wall_s = backend.now() - record.begin
-        for span in backend.drain():
-            record.span(span)
-    servers = policy.servers(plan)
-    return Trace(plan.algorithm, servers, record.spans(), tuple(record.commits), backend.clock, wall_s, record.host_s)
+        desk.drain()
+    yield from desk.leaving(drained=True)
 
 
-def _perform(actions: list[Action], backend: Backend, record: Record) -> None:
-    for action in actions:
-        if isinstance(action, Emit):
-            record.emit(action, backend.now())
-        else:
-            backend.submit(action)
+class _Desk:
+    """Carries events to the controller, its orders to the backend, and what is settled to the callers."""
+
+    def __init__(self, plan: Plan, backend: Backend):
+        self._plan = plan
+        self._backend = backend
+        self._controller = Controller(plan)
+        self._records: dict[int, Record] = {}  # by request, until its trace is made
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        return any(not record.over for record in self._records.values())
+
+    def admit(self, tasks: Iterator[Task]) -> None:
+        """Start further requests, as many as there is room for."""
+        while self._controller.has_room and (task := next(tasks, None)) is not None:
+            self._records[task.request.id] = Record(task, self._backend.now())
+            self._perform(self._controller.start(task.request))
+
+    def next_event(self) -> tuple[Event, Span | None]:
+        """Wait for the next event, and think meanwhile."""
+        while self._controller.thoughtful and not self._backend.ready():
+            self._perform(self._controller.think())
+        return self._backend.next_event()
+
+    def handle(self, event: Event, span: Span | None) -> None:
+        """Take in one event: observe, settle, schedule, and only then tell the callers."""
+        received = self._backend.now()
+        record = self._records.get(event.request)
+        if record:
+            record.owed.discard(event.job)
+            if span:
+                record.span(span)
+        self._perform(self._controller.observe(event, received))
+        self._end_stopped()
+        self._perform(self._controller.schedule())
+        if record:
+            record.host_s += self._backend.now() - received
+            record.tell()
+
+    def leaving(self, drained: bool = False) -> Iterator[Trace]:
+        """Give the traces of requests that are over and whose last forward has come back."""
+        done = [i for i, record in self._records.items() if record.over and (drained or not record.owed)]
+        if self.busy or drained:
+            for request in done:
+                yield self._records.pop(request).trace(self._plan, self._backend.clock)
+
+    def drain(self) -> None:
+        """Wait for what is still running."""
+        for span in self._backend.drain():
+            if span.request in self._records:
+                self._records[span.request].span(span)
+
+    def _perform(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Emit(request=request):
+                    self._records[request].emit(action, self._backend.now())
+                case Finish(request=request, failed=failed):
+                    self._records[request].finish(self._backend.now(), failed)
+                case _:
+                    self._submit(action)
+
+    def _submit(self, order: Order) -> None:
+        self._backend.submit(order)
+        if not isinstance(order, Cancel):
+            request = order.request.id if isinstance(order, Prefill) else order.request
+            self._records[request].sent(order)
+
+    def _end_stopped(self) -> None:
+        for request, record in self._records.items():
+            if record.stopped and not record.over:
+                self._submit(self._controller.end(request))
+                record.finish(self._backend.now())

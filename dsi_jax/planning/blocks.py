@@ -37,7 +37,6 @@ The running draft cannot be preempted either; that is the business of `dispatch.
 """
 
 import collections
-import dataclasses
 import functools
 import itertools
 import math
@@ -45,7 +44,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from dsi_jax.base import Forecast
+from dsi_jax.base import Blocks, Forecast
 
 LONGEST = 200  # the paper searches lookaheads in 1..200
 SHORTLIST, EPOCHS = 10, 128
@@ -53,14 +52,6 @@ _PER_FIRST = 2
 _CLOSE = 1.1  # a rule whose epochs (1) takes for 10 % longer than the best one's is not played
 _UNNOTICED = 1e-4  # (1) is summed up to here, and its tail as if the last windows repeated themselves
 _HAIR = 1e-9  # keeps exact quotients from being rounded across an integer
-
-
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-    """How many drafts a window waits for."""
-
-    first: int  # while no other window is under way; 0: it is sent at once
-    lookahead: int  # while one is
 
 
 def smallest_sufficient_lookahead(target_s: float, drafter_s: float, sp_degree: int) -> int:

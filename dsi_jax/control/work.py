@@ -1,0 +1,145 @@
+"""The verbs of a policy: what it may look at, and the work it may start. Every verb books what it returns.
+
+A schedule is given a `View`: one sequence, its drafts under way, and what all sequences share, the pool of target
+servers and the forecast of times. It decides from that alone; it knows no clock, no device and no text.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterator
+
+from dsi_jax.base import DRAFTER, Digest, Draft, Plan, Verify
+from dsi_jax.control.drafts import Drafts
+from dsi_jax.control.pool import Pool
+from dsi_jax.control.sequence import Sequence
+from dsi_jax.planning.timing import Timing
+
+
+@dataclasses.dataclass
+class View:
+    """What is known of one sequence and of the servers it may use."""
+
+    plan: Plan
+    sequence: Sequence
+    drafts: Drafts
+    pool: Pool
+    timing: Timing
+    jobs: Iterator[int]  # ids for jobs
+
+    @property
+    def id(self) -> int:
+        return self.sequence.request.id
+
+    @property
+    def idle(self) -> Collection[str]:
+        """Target servers that could verify now, the longest idle first."""
+        return self.pool.idle(self.id)
+
+    @property
+    def prompt_read(self) -> bool:
+        """Whether drafter and target can begin."""
+        return self.drafts.ready and self.pool.has_read(self.id)
+
+    @property
+    def draft_end(self) -> int:
+        """End of the sequence once every Draft under way has answered."""
+        return len(self.sequence.tokens) + self.drafts.under_way
+
+    @property
+    def verdict_is_near(self) -> bool:
+        """Whether the drafter had better wait for a verdict that may void its next draft."""
+        return self.timing.verdict_is_near(self.id, self.sequence.epoch, self.draft_end)
+
+
+# ----------------------------------------------------------------------------------------------------- drafting
+
+
+def may_draft(view: View, ahead: int) -> bool:
+    """Whether the drafter should be given more work: at most `ahead` tokens beyond the settled ones."""
+    return (
+        view.drafts.ready
+        and not view.drafts.mute
+        and len(view.drafts.asked) < view.plan.draft_depth
+        and view.draft_end < min(view.sequence.draft_limit, view.sequence.settled + ahead)
+    )
+
+
+def no_more_drafts(view: View) -> bool:
+    """Whether the drafter has said all that it will say before the next settled token."""
+    done = view.drafts.mute or len(view.sequence.tokens) >= view.sequence.draft_limit
+    return done and not view.drafts.asked
+
+
+def draft(view: View) -> Draft:
+    """Ask the drafter for its next tokens; the first time in an epoch, tell it what the sequence now is."""
+    sequence, drafts = view.sequence, view.drafts
+    count = min(view.plan.draft_burst, sequence.draft_limit - view.draft_end)
+    start, tokens = view.draft_end, ()  # behind the drafts under way
+    if not drafts.started:
+        start = min(sequence.unchanged(*drafts.cached), len(sequence.tokens) - 1)
+        tokens = tuple(sequence.tokens[start:])
+    drafts.started = True
+    drafts.asked.append(count)
+    job = Draft(DRAFTER, next(view.jobs), view.id, sequence.epoch, start, tokens, count, sequence.settled)
+    view.timing.asked(job)
+    return job
+
+
+# ---------------------------------------------------------------------------------------------------- verifying
+
+
+def verify(view: View) -> Verify:
+    """Hand what is not yet fed, up to a widest window, to the idle target server that is most caught up.
+
+    The server first catches up on the tokens it has not seen, so `start` may lie before the window.
+    """
+    sequence, pool, window = view.sequence, view.pool, view.sequence.fed
+    server = _most_caught_up(view)
+    start = min(sequence.unchanged(*pool.cached(server, view.id)), window)
+    end = sequence.fed = min(len(sequence.tokens), window + view.plan.widest)
+    sequence.verifying += 1
+    pool.holds(server, view.id, (end, sequence.epoch))
+    pool.hands_window(server)
+    pool.sent(server)
+    evidence = sequence.evidence(window + 1, end) if end > sequence.settled else ()
+    tokens = tuple(sequence.tokens[start:end])
+    job = Verify(
+        server, next(view.jobs), view.id, sequence.epoch, start, window, tokens, evidence, settled=sequence.settled
+    )
+    view.timing.sent(job)
+    return job
+
+
+def _most_caught_up(view: View) -> str:
+    """With one sequence, it is the server that became idle last."""
+    latest_first = reversed(view.idle)
+    if view.plan.concurrency == 1:
+        return next(latest_first)
+    return max(latest_first, key=lambda server: view.sequence.unchanged(*view.pool.cached(server, view.id)))
+
+
+# --------------------------------------------------------------------------------------------------- catching up
+
+
+def lagging(view: View) -> bool:
+    """Whether the longest idle replica has much to catch up on and can spare the time.
+
+    It can if another one stands ready, or if the others have long got by without it. A replica that merely waits for
+    its turn is left alone, or it would be busy when that comes.
+    """
+    idle = view.idle
+    if not idle:
+        return False
+    server = next(iter(idle))
+    lag = min(view.sequence.settled, view.sequence.fed) - view.sequence.unchanged(*view.pool.cached(server, view.id))
+    spare = len(idle) > 1 or view.pool.windows_since(server) > 2 * view.plan.sp_degree
+    return spare and lag >= view.plan.digest_lag
+
+
+def digest(view: View) -> Digest:
+    """Let the longest idle replica feed the next settled tokens."""
+    sequence, server = view.sequence, next(iter(view.idle))
+    start = sequence.unchanged(*view.pool.cached(server, view.id))
+    end = start + view.plan.digest_lag
+    view.pool.holds(server, view.id, (end, sequence.epoch))
+    view.pool.sent(server)
+    return Digest(server, next(view.jobs), view.id, start, tuple(sequence.tokens[start:end]))

@@ -1,0 +1,186 @@
+"""The virtual backend: the same policies in virtual time, deterministic to the bit, without models.
+
+What a server computes is modelled as far as the schedule can influence it: every server keeps the prefix that it has
+been fed of each sequence (as a chain of hashes), and an oracle says which token follows a prefix. A controller that
+feeds a replica the wrong tokens, or forgets some, therefore generates other tokens, as it would with real models.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable
+
+from dsi_jax.base import (
+    Cancel,
+    Digest,
+    Digested,
+    Draft,
+    Drafted,
+    Event,
+    Job,
+    Order,
+    Prefill,
+    Prefilled,
+    Request,
+    Settle,
+    Settled,
+    Span,
+    Verified,
+    Verify,
+    span_of,
+)
+from dsi_jax.simulation.hashing import mix
+from dsi_jax.simulation.latencies import Duration
+from dsi_jax.simulation.oracles import Oracle
+from dsi_jax.simulation.timetable import Booking, Timetable
+
+TICKS = 10**9  # a second; virtual time is counted in whole ticks, so that equal times are equal whatever their sum
+
+
+class VirtualBackend:
+    """A heap of virtual times behind the `Backend` protocol.
+
+    Of what happens at the same time, a verdict comes before a draft: a draft that would begin then is not begun.
+    """
+
+    clock = "virtual"
+
+    def __init__(self, oracle: Oracle | Callable[[Request], Oracle], duration: Duration):
+        """Start at time 0.
+
+        Args:
+          oracle: what the models say, of every request or of each.
+          duration: seconds of a job; what takes any time takes at least a tick.
+        """
+        self._servers = VirtualServers(oracle)
+        self._timetable = Timetable(lambda job: _ticks(duration(job)))
+        self._heap: list[tuple[int, bool, int, Booking]] = []  # (end, a draft, order of submission, booking)
+        self._order = itertools.count()
+        self._end: dict[int, int] = {}  # job id -> tick at which it ends, while it is wanted
+        self._now = 0
+
+    def now(self) -> float:
+        return self._now / TICKS
+
+    def ready(self) -> bool:
+        return False  # whatever is thought about meanwhile takes no time
+
+    def submit(self, order: Order) -> None:
+        if isinstance(order, Cancel):
+            dropped, moved = self._timetable.cancel(order, self._now)
+            for job in dropped:
+                self._end.pop(job.job, None)
+            for booking in moved:
+                self._push(booking)
+        else:
+            self._push(self._timetable.enqueue(order, self._now))
+
+    def next_event(self) -> tuple[Event, Span | None]:
+        while self._heap:
+            end, _, _, booking = heapq.heappop(self._heap)
+            if self._end.get(booking.job.job) != end:
+                continue  # dropped, or moved up
+            del self._end[booking.job.job]
+            self._now = end
+            event = self._servers.perform(booking.job)
+            return event, span_of(booking.job, booking.start / TICKS, end / TICKS, event)
+        raise TimeoutError("no work is under way, so no event will ever come: the policy has stalled")
+
+    def drain(self) -> tuple[Span, ...]:
+        spans = []
+        while self._heap:
+            end, _, _, (start, _, job) = heapq.heappop(self._heap)
+            if self._end.get(job.job) == end and start <= self._now:
+                spans.append(span_of(job, start / TICKS, end / TICKS))
+        self._end.clear()
+        return tuple(span for span in spans if span)
+
+    def _push(self, booking: Booking) -> None:
+        self._end[booking.job.job] = booking.end
+        heapq.heappush(self._heap, (booking.end, isinstance(booking.job, Draft), next(self._order), booking))
+
+
+def _ticks(seconds: float) -> int:
+    return max(1, round(seconds * TICKS)) if seconds > 0 else 0
+
+
+class VirtualServers:
+    """What servers answer, at once. `chain[i]` is the hash of a sequence's tokens at positions 0 .. i."""
+
+    def __init__(self, oracle: Oracle | Callable[[Request], Oracle]):
+        self._oracle_of = oracle if callable(oracle) else lambda request: oracle
+        self._oracles: dict[int, Oracle] = {}
+        self._chains: dict[tuple[str, int], list[int]] = {}  # (server, request)
+        self._last_draft: dict[int, int | None] = {}
+
+    def perform(self, job: Job) -> Event:
+        """Compute what a server answers."""
+        match job:
+            case Prefill():
+                return self._prefill(job)
+            case Draft():
+                return self._draft(job)
+            case Verify():
+                return self._verify(job)
+            case Digest():
+                self._feed(job, job.start, job.tokens)
+                return Digested(job.server, job.job, job.request)
+            case Settle():
+                return self._settle(job)
+        raise ValueError(f"virtual servers do not know the job {job}")
+
+    def _prefill(self, job: Prefill) -> Prefilled:
+        request = job.request
+        self._oracles[request.id] = self._oracle_of(request)
+        self._chains[job.server, request.id] = []
+        self._last_draft[request.id] = None
+        self._extend(self._chains[job.server, request.id], job.tokens)
+        return Prefilled(job.server, job.job, request.id)
+
+    def _feed(self, job: Draft | Verify | Digest, start: int, tokens: tuple[int, ...]) -> list[int]:
+        """Roll a server's prefix back to `start`, and let it read tokens; returns the prefix."""
+        chain = self._chains[job.server, job.request]
+        if start > len(chain):
+            raise ValueError(f"cannot feed position {start}: the cache holds only {len(chain)} tokens")
+        del chain[start:]
+        self._extend(chain, tokens)
+        return chain
+
+    @staticmethod
+    def _extend(chain: list[int], tokens: tuple[int, ...]) -> None:
+        last = chain[-1] if chain else 0
+        for token in tokens:
+            last = mix(last, token)
+            chain.append(last)
+
+    def _draft(self, job: Draft) -> Drafted:
+        request, chain, last = job.request, self._chains[job.server, job.request], self._last_draft[job.request]
+        if job.tokens:
+            self._feed(job, job.start, job.tokens)
+            last = None
+        tokens = []
+        position = job.start + len(job.tokens) if job.tokens else len(chain) + 1
+        for offset in range(job.count):
+            if last is not None:
+                self._extend(chain, (last,))
+            last = self._oracles[request].draft(chain[-1], position + offset)
+            if last is None:
+                break
+            tokens.append(last)
+        self._last_draft[request] = last
+        return Drafted(job.server, job.job, request, job.epoch, position, tuple(tokens))
+
+    def _verify(self, job: Verify) -> Verified:
+        chain = self._feed(job, job.start, job.tokens)
+        for position in range(job.window + 1, job.end + 1):
+            token = self._oracles[job.request].target(chain[position - 1], position)
+            if position == job.end or token != job.tokens[position - job.start]:
+                break
+        accepted = position - job.window - 1
+        return Verified(job.server, job.job, job.request, job.epoch, job.window, job.end, accepted, token)
+
+    def _settle(self, job: Settle) -> Settled:
+        """Judge a draft; the server may have gone on, but the prefix before `position` is settled."""
+        chain = self._chains[job.server, job.request]
+        token = self._oracles[job.request].target(chain[job.position - 1], job.position)
+        right = token == job.token
+        return Settled(job.server, job.job, job.request, job.epoch, job.position, right, token)
