@@ -1,23 +1,35 @@
-"""Distributed Speculative Inference (arXiv 2405.14105) on real models, in JAX."""
+"""Distributed Speculative Inference (arXiv 2405.14105) on real models, in JAX.
 
-from dsi_jax.base import Algorithm, Plan, Request, Sampling, Verification
-from dsi_jax.checkpoints.open import ModelSource
-from dsi_jax.config import Config, DrafterConfig
-from dsi_jax.engine import Engine, Result
-from dsi_jax.placement.mesh import MeshConfig
-from dsi_jax.simulation.latency import Latencies
+Names are loaded when they are first used, so that host-side work, such as simulations, never loads jax.
+"""
 
-__all__ = [
-    "Algorithm",
-    "Config",
-    "DrafterConfig",
-    "Engine",
-    "Latencies",
-    "MeshConfig",
-    "ModelSource",
-    "Plan",
-    "Request",
-    "Result",
-    "Sampling",
-    "Verification",
-]
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Config": "config",
+    "DrafterConfig": "config",
+    "Engine": "engine",
+    "Latencies": "simulation.latencies",
+    "MeshConfig": "placement.mesh",
+    "ModelSource": "checkpoints.open",
+    "POLICIES": "policies",
+    "Plan": "base",
+    "Policy": "base",
+    "Request": "base",
+    "Result": "engine",
+    "Sampling": "base",
+    "Verification": "base",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

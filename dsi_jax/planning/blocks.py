@@ -33,7 +33,7 @@ Servers: window j + SP finds a server only when window j has returned, l_{j+SP} 
   through epochs whose lengths are quantiles of the geometric distribution, every one starting with the servers as the
   last one left them.
 
-The running draft cannot be preempted either; that is the business of `dispatch.verdict_is_near`.
+The running draft cannot be preempted either; that is the business of `timing.verdict_is_near`.
 """
 
 import collections

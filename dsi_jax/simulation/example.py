@@ -7,8 +7,8 @@ case, 8 and 9, where a round of draft and verification takes 8 draft tokens and 
 
 from typing import Any
 
-from dsi_jax.base import Algorithm, Trace
-from dsi_jax.control.rule import Blocks
+from dsi_jax.base import Blocks, Trace
+from dsi_jax.policies import POLICIES
 from dsi_jax.simulation.setting import Setting, virtual_run
 
 TIMES_MS = (0, 14, 32, 56, 64)
@@ -31,7 +31,7 @@ def cases() -> list[dict[str, Any]]:
 def _case(name: str, acceptance: float) -> dict[str, Any]:
     setting = Setting(7.0, 1.0, acceptance, sp_degree=7, new_tokens=_TOKENS)
     wrong = [acceptance == 0.0] * _TOKENS
-    traces = {str(algorithm): virtual_run(setting, algorithm, Blocks(0, 1), wrong) for algorithm in Algorithm}
+    traces = {name: virtual_run(setting, policy, Blocks(0, 1), wrong) for name, policy in POLICIES.items()}
     return {
         "name": name,
         "traces": list(traces.values()),

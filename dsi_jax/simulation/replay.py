@@ -1,29 +1,14 @@
 """The ideal of a wall-clock run: the same schedule and the same outcomes, in virtual time at the floor latencies."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
-from dsi_jax.base import Plan, Request, StopRule, Trace
-from dsi_jax.control import loop
-from dsi_jax.simulation.backend import VirtualBackend
-from dsi_jax.simulation.latency import Latencies
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordedOracle:
-    """Says again what the models said in a recorded run."""
-
-    tokens: dict[int, int]  # position -> the target's token
-    wrong: frozenset[int]  # positions at which a draft was rejected
-    silent: frozenset[int]  # positions at which the drafter proposed nothing
-
-    def target(self, prefix: int, position: int) -> int:
-        return self.tokens.get(position, -1)
-
-    def draft(self, prefix: int, position: int) -> int | None:
-        if position in self.silent:
-            return None
-        token = self.target(prefix, position)
-        return -2 if position in self.wrong else token
+from dsi_jax.base import Plan, Request, StopCondition, Trace
+from dsi_jax.control.loop import serve
+from dsi_jax.control.record import Task
+from dsi_jax.simulation.latencies import Latencies
+from dsi_jax.simulation.oracles import RecordedOracle
+from dsi_jax.simulation.virtual import VirtualBackend
 
 
 def record_outcomes(trace: Trace, may_be_silent: bool = False) -> RecordedOracle:
@@ -44,16 +29,37 @@ def record_outcomes(trace: Trace, may_be_silent: bool = False) -> RecordedOracle
     return RecordedOracle(tokens, frozenset(wrong), frozenset(silent))
 
 
+def ideal_traces(
+    traces: Sequence[Trace], requests: Iterable[Request], plan: Plan, latencies: Latencies, may_be_silent: bool = False
+) -> list[Trace]:
+    """Run again, in virtual time, what was run under one plan: as if the host, the links and the clock cost nothing.
+
+    Args:
+      traces: of runs to their end, one for each request.
+      requests: in the order in which they were taken.
+      plan, latencies: of the runs.
+      may_be_silent: as in `record_outcomes`.
+
+    Returns:
+      The virtual traces, in the order of `requests`.
+    """
+    by_id = {trace.request: record_outcomes(trace, may_be_silent) for trace in traces}
+    tasks = [
+        Task(dataclasses.replace(request, eos_ids=frozenset()), _stop_after(len(by_id[request.id].tokens)))
+        for request in requests
+    ]
+    backend = VirtualBackend(lambda request: by_id[request.id], latencies.duration)
+    ideal = {trace.request: trace for trace in serve(plan, tasks, backend)}
+    return [ideal[task.request.id] for task in tasks]
+
+
 def ideal_s(trace: Trace, plan: Plan, request: Request, latencies: Latencies, may_be_silent: bool = False) -> float:
-    """Seconds the run would have taken had the host, the links and the clock cost nothing."""
-    oracle = record_outcomes(trace, may_be_silent)
-    generated = len(oracle.tokens)
-    request = dataclasses.replace(request, eos_ids=frozenset())
-    stop = _stop_after(generated)
-    return loop.run(plan, request, VirtualBackend(oracle, latencies.duration), stop=stop).wall_s
+    """Seconds that one run would have taken had the host, the links and the clock cost nothing."""
+    (ideal,) = ideal_traces([trace], [dataclasses.replace(request, id=trace.request)], plan, latencies, may_be_silent)
+    return ideal.wall_s
 
 
-def _stop_after(count: int) -> StopRule:
+def _stop_after(count: int) -> StopCondition:
     seen = 0
 
     def stop(token: int) -> bool:

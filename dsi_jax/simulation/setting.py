@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from dsi_jax.base import Algorithm, Forecast, Plan, Request, Trace
+from dsi_jax.base import Blocks, Forecast, Plan, Policy, Request, Trace
 from dsi_jax.control import loop
-from dsi_jax.control.rule import Blocks
-from dsi_jax.simulation.backend import VirtualBackend
-from dsi_jax.simulation.latency import Latencies
-from dsi_jax.simulation.replay import RecordedOracle
+from dsi_jax.simulation.latencies import Latencies
+from dsi_jax.simulation.oracles import RecordedOracle
+from dsi_jax.simulation.virtual import VirtualBackend
 
 MOST_SERVERS = 4096
-NEVER = 10**9  # tokens: a drafter without limits, and replicas that need not catch up
+UNLIMITED = 10**9  # tokens: a drafter without limits, and replicas that need not catch up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Setting:
 
 def virtual_run(
     setting: Setting,
-    algorithm: Algorithm,
+    policy: Policy,
     blocks: Blocks,
     wrong: Sequence[bool],
     *,
@@ -67,11 +66,11 @@ def virtual_run(
     jitter: float = 0.0,
     seed: int = 0,
 ) -> Trace:
-    """Run one algorithm in virtual time.
+    """Run one policy in virtual time.
 
     Args:
       setting: latencies, acceptance rate, SP degree, tokens.
-      algorithm: non-SI, SI or DSI.
+      policy: of the registry, or your own.
       blocks: DSI's dispatch rule; SI takes its lookahead.
       wrong: for each new token whether the draft for it is wrong.
       hold: DSI's drafter waits for verdicts that are near.
@@ -92,30 +91,30 @@ def virtual_run(
     rejected = frozenset(len(prompt) + i for i, is_wrong in enumerate(wrong) if is_wrong)
     oracle = RecordedOracle(tokens, rejected, frozenset())
     plan = Plan(
-        algorithm,
+        policy,
         blocks.lookahead,
         setting.sp_degree,
         first=blocks.first,
         forecast=Forecast(latencies.target_s, latencies.drafter_s, setting.acceptance) if hold else None,
         draft_depth=1,
-        draft_lead=NEVER,
-        digest_lag=NEVER,
+        draft_lead=UNLIMITED,
+        digest_lag=UNLIMITED,
     )
     return loop.run(plan, Request(prompt, setting.new_tokens), VirtualBackend(oracle, latencies.duration))
 
 
 def virtual_ms(
-    setting: Setting, algorithm: Algorithm, rules: Sequence[Blocks], wrong: np.ndarray, jitter: float = 0.0
+    setting: Setting, policy: Policy, rules: Sequence[Blocks], wrong: np.ndarray, jitter: float = 0.0
 ) -> np.ndarray:
     """Milliseconds float64[rules, repeats] of runs by the event loop; repeat r has jitter of its own.
 
     Args:
-      setting, algorithm, jitter: as in `virtual_run`.
+      setting, policy, jitter: as in `virtual_run`.
       rules: SI takes their lookahead alone.
       wrong: bool[repeats, N].
     """
     times = [
-        [1e3 * virtual_run(setting, algorithm, rule, row, jitter=jitter, seed=r).wall_s for r, row in enumerate(wrong)]
-        for rule in tqdm(rules, f"{algorithm}, event loop", leave=False)
+        [1e3 * virtual_run(setting, policy, rule, row, jitter=jitter, seed=r).wall_s for r, row in enumerate(wrong)]
+        for rule in tqdm(rules, f"{policy.label}, event loop", leave=False)
     ]
     return np.asarray(times)

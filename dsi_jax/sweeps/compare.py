@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsi_jax.control.rule import LONGEST, Blocks, best_blocks, smallest_sufficient_lookahead
-from dsi_jax.planner import best_si_lookahead
+from dsi_jax.base import Blocks
+from dsi_jax.planning.blocks import LONGEST, best_blocks, smallest_sufficient_lookahead
+from dsi_jax.planning.lookahead import best_si_lookahead
 from dsi_jax.simulation import closed_forms
 from dsi_jax.simulation.setting import Setting
-from dsi_jax.sweeps.schedules import Rule, dsi_ticks, si_ticks
+from dsi_jax.sweeps.arrays import Rule, dsi_ticks, si_ticks
 
 TICKS_PER_MS = 1000
 SEARCHED = range(1, 21)  # lookaheads

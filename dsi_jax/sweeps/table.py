@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dsi_jax.control.rule import Blocks, smallest_sufficient_lookahead
+from dsi_jax.base import Blocks
+from dsi_jax.planning.blocks import smallest_sufficient_lookahead
 from dsi_jax.simulation.setting import Setting
 from dsi_jax.sweeps.compare import SEARCHED, compare, draw_outcomes, dsi_ms, ratio_interval, si_ms
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dsi_jax.control.dispatch import PATIENCE
+from dsi_jax.planning.timing import PATIENCE
 
 NEVER = jnp.iinfo(jnp.int32).max
 
@@ -24,7 +24,7 @@ class Rule(NamedTuple):
     sp_degree: jax.Array
     lookahead: jax.Array
     first: jax.Array
-    hold: jax.Array  # bool: the drafter waits for verdicts that are near (`control.dispatch.verdict_is_near`)
+    hold: jax.Array  # bool: the drafter waits for verdicts that are near (`planning.timing.verdict_is_near`)
     abandon: jax.Array  # bool: a void draft is dropped at once, which no launched program can be; for comparison
     target_prefill: jax.Array  # ticks that each server takes for the prompt
     drafter_prefill: jax.Array
@@ -39,7 +39,7 @@ def first_wrong(wrong: jax.Array) -> jax.Array:
 
 
 def si_ticks(target: jax.Array, drafter: jax.Array, lookahead: jax.Array, wrong: jax.Array) -> jax.Array:
-    """Ticks that SI takes for N tokens; see `control.policy.schedule_si`."""
+    """Ticks that SI takes for N tokens; see `policies/si.py`."""
     count = wrong.shape[0]
     ahead = first_wrong(wrong)
 
@@ -97,7 +97,7 @@ class _State(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="slots")
 def dsi_ticks(rule: Rule, acceptance: jax.Array, wrong: jax.Array, slots: int) -> jax.Array:
-    """Ticks that DSI takes for N tokens; see `control.policy.schedule_dsi`, of which this is a line-by-line image.
+    """Ticks that DSI takes for N tokens; see `policies/dsi.py`, of which this is a line-by-line image.
 
     Args:
       rule: how it is to run.
@@ -198,7 +198,7 @@ def _schedule(state: _State, rule: Rule, acceptance: jax.Array, count: int, slot
 
 
 def _verdict_is_near(state: _State, rule: Rule, acceptance: jax.Array, begin: jax.Array, slot: jax.Array) -> jax.Array:
-    """See `control.dispatch.verdict_is_near`."""
+    """See `planning.timing.verdict_is_near`."""
     slots = slot.shape[0]
     order = (slot - state.returned) % slots
     wait = state.sent + rule.target - begin
