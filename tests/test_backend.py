@@ -113,7 +113,9 @@ def test_a_workers_failure_surfaces_in_the_caller(server, kind, at, late, paced)
         loop.run(plan, REQUEST, backend)
     assert isinstance(caught.value.__cause__, MemoryError)
     backend = PacedBackend(device, Latencies(2e-3, 1e-3).duration) if paced else device
-    assert tokens_of(loop.run(plan, REQUEST, backend)) == expected_tokens(REQUEST, oracle)  # the others, and even this one, go on
+    assert tokens_of(loop.run(plan, REQUEST, backend)) == expected_tokens(
+        REQUEST, oracle
+    )  # the others, and even this one, go on
     device.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("dsi-")]
 
