@@ -9,6 +9,8 @@ import math
 import statistics
 
 import pytest
+from dsi_jax.simulation.backend import HashOracle, VirtualBackend
+from dsi_jax.simulation.latency import Latencies, mix
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +18,6 @@ from dsi_jax.base import Algorithm, Plan, Request
 from dsi_jax.control import loop
 from dsi_jax.simulation import algorithm1
 from dsi_jax.simulation.algorithm1 import SyntheticModels, ThreadSpan, run, to_trace
-from dsi_jax.simulation.backend import HashOracle, VirtualBackend
-from dsi_jax.simulation.latency import Latencies, mix
 from dsi_jax.telemetry import plots
 
 PROMPT = (3, 1)

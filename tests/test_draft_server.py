@@ -22,6 +22,7 @@ from tests.serving import (
     P,
     V,
     W,
+    broken,
     continuation,
     padded,
     prefill,

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dsi_jax.decoding.drafting import Drafter, Proposal
 from flax.linen import meta
 from scipy import stats
 
 from dsi_jax import Config, DrafterConfig, Engine, Latencies, MeshConfig, Sampling
 from dsi_jax.base import Algorithm, WorkerError
-from dsi_jax.decoding.drafting import Drafter, Proposal
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import Transformer, full_forward, init_params
 

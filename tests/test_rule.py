@@ -5,14 +5,14 @@ import random
 
 import numpy as np
 import pytest
-
-from dsi_jax.base import Algorithm, Forecast, Plan, Request
-from dsi_jax.control import loop, policy
 from dsi_jax.control.estimates import Estimates
 from dsi_jax.control.rule import Blocks, best_blocks, expected_epoch, smallest_sufficient_lookahead, windows
 from dsi_jax.planner import best_si_lookahead, choose_blocks
 from dsi_jax.simulation.backend import HashOracle, VirtualBackend
 from dsi_jax.simulation.latency import Latencies
+
+from dsi_jax.base import Algorithm, Forecast, Plan, Request
+from dsi_jax.control import loop, policy
 from dsi_jax.simulation.setting import Setting, virtual_run
 from dsi_jax.sweeps.compare import SEARCHED, draw_outcomes, dsi_ms, si_ms
 from tests.test_schedules import SilentOracle

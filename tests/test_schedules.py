@@ -9,13 +9,13 @@ import dataclasses
 import itertools
 
 import pytest
+from dsi_jax.simulation.backend import HashOracle, VirtualBackend
+from dsi_jax.simulation.latency import Latencies, mix, uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsi_jax.base import Algorithm, Forecast, Plan, Request, Verification, Verify
 from dsi_jax.control import loop, policy
-from dsi_jax.simulation.backend import HashOracle, VirtualBackend
-from dsi_jax.simulation.latency import Latencies, mix, uniform
 
 FORECAST = Forecast(3.0, 1.0, 0.7)
 SCHEDULES = settings(max_examples=2500, deadline=None, derandomize=True)

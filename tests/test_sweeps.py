@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dsi_jax.control.rule import Blocks
+from dsi_jax.sweeps.schedules import dsi_unhindered_ticks, first_wrong
 
 from dsi_jax.base import Algorithm
 from dsi_jax.config import load
-from dsi_jax.control.rule import Blocks
 from dsi_jax.simulation import closed_forms
 from dsi_jax.simulation.setting import Setting, virtual_run
 from dsi_jax.sweeps import heatmap, table
@@ -25,7 +26,6 @@ from dsi_jax.sweeps.compare import (
     searched_lookaheads,
     si_ms,
 )
-from dsi_jax.sweeps.schedules import dsi_unhindered_ticks, first_wrong
 
 CARD = load("configs/paper_table.py", kind=table.PaperTable).rows
 ROWS = [(row.target_ms, row.drafter_ms, row.acceptance) for row in CARD]
