@@ -175,10 +175,7 @@ class Engine:
         # a window of more than W tokens, the last settled one among them, takes several runs of the program, whose
         # price the latencies do not tell
         longest = max(1, width - 1)
-        if auto:
-            blocks = choose_blocks(policy, forecast, sp_degree, longest, concurrency)
-        else:
-            blocks = Blocks(0, lookahead)
+        blocks = choose_blocks(policy, forecast, sp_degree, longest, concurrency) if auto else Blocks(0, lookahead)
         return Plan(
             policy,
             blocks.lookahead,

@@ -34,9 +34,7 @@ def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | Non
     target_meshes = {server: mesh for server, mesh in meshes.items() if server != DRAFTER}
     targets = _place(pair.target, list(target_meshes.values()))
     drafter = pair.own_drafter or _build_drafter(config, pair, meshes.get(DRAFTER))
-    servers: dict[str, Any] = {
-        DRAFTER: DraftServer(drafter, pair.target.config.token_ids, slots=config.concurrency)
-    }
+    servers: dict[str, Any] = {DRAFTER: DraftServer(drafter, pair.target.config.token_ids, slots=config.concurrency)}
     for server, model in zip(target_meshes, targets, strict=True):
         servers[server] = TargetServer(
             model,
