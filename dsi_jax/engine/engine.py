@@ -48,6 +48,10 @@ class _Job:
         return self.asked.request
 
 
+class _Turn:
+    """Held by the call that runs."""
+
+
 class Engine:
     """A target (SP replicas) and a drafter on disjoint submeshes, ready to generate with any policy.
 
@@ -88,7 +92,7 @@ class Engine:
         depth = 1 if jax.devices()[0].platform == "cpu" else 2
         self._backend = BACKENDS[config.backend](made.servers, depth=depth)
         self._finalizer = weakref.finalize(self, self._backend.close)
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), weakref.ref(_Turn())
         self._ids = itertools.count()
         self._seen = SeenAcceptance()
         self._continuations: dict[Request, tuple[int, ...]] = {}
@@ -249,12 +253,19 @@ class Engine:
         return self._exclusively(result for jobs in batches for result in batch(jobs))
 
     def _exclusively(self, results: Iterator[Result]) -> Iterator[Result]:
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("the engine is busy with another request; wait for it, or make a second engine")
+        """Let one call run at a time. A turn ends when nothing holds it: no interrupt can keep it from being given up."""
+        turn = _Turn()
         try:
+            with self._lock:
+                if self._turn() is not None:
+                    raise RuntimeError("the engine is busy with another request; wait for it, or make a second engine")
+                self._turn = weakref.ref(turn)
             yield from results
+        except RuntimeError:
+            self._check_open()  # a backend that was closed says so in words of its own
+            raise
         finally:
-            self._lock.release()
+            del turn
 
     def _run(
         self, plan: Plan, jobs: list[_Job], latencies: Latencies | None, on_text: OnText | None
