@@ -5,7 +5,7 @@ import itertools
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from dsi_jax.policies import DSI, NON_SI, find_policy
 from dsi_jax.runtime.backends import BACKENDS
 from dsi_jax.runtime.backends.paced import PacedBackend
 from dsi_jax.runtime.programs.compilations import CompilationCounter
-from dsi_jax.runtime.warm_up import warm_up
+from dsi_jax.runtime.warm_up import WarmedUp, warm_up
 from dsi_jax.simulation.latencies import Latencies
 from dsi_jax.simulation.replay import ideal_traces
 from dsi_jax.telemetry.run import measure
@@ -96,7 +96,7 @@ class Engine:
         self._ids = itertools.count()
         self._seen = SeenAcceptance()
         self._continuations: dict[Request, tuple[int, ...]] = {}
-        self.measured, self.exactness = self._warm_up(tuple(made.servers))
+        self.measured, self.exactness = self._warm_up(made.servers)
 
     # ------------------------------------------------------------------------------------------------- generating
 
@@ -253,7 +253,7 @@ class Engine:
         return self._exclusively(result for jobs in batches for result in batch(jobs))
 
     def _exclusively(self, results: Iterator[Result]) -> Iterator[Result]:
-        """Let one call run at a time. A turn ends when nothing holds it: no interrupt can keep it from being given up."""
+        """Let one call run at a time. A turn is over when nothing holds it: no interrupt can prevent that."""
         turn = _Turn()
         try:
             with self._lock:
@@ -360,7 +360,7 @@ class Engine:
             acceptance = self._seen.rate(sampling or self.config.sampling)
         return Forecast(known.target_s, known.drafter_s, acceptance)
 
-    def _warm_up(self, servers: tuple[str, ...]):
+    def _warm_up(self, servers: Mapping[str, Any]) -> WarmedUp:
         width = max(self.model_config.verify_width, self.model_config.prefill_width or 0)
         try:
             return warm_up(
