@@ -105,13 +105,13 @@ def expected_epoch(node: Node, rule: Blocks) -> Sliced[float]:
     """Expected length (1) of an epoch that finds every server free, in draft tokens."""
     lengths, unnoticed, last = [node.m], [1.0], 0.0  # before the first window, and after each
     for count, window in enumerate(itertools.islice(windows(node, rule), 4 * (node.sp_degree + 1)), start=1):
+        if count % SLICE == 0:
+            yield SLICE
         lengths.append(lengths[-1] + (window.sent - last) * unnoticed[-1])
         unnoticed.append(window.unnoticed)
         last = window.sent
         if window.unnoticed < _UNNOTICED:
             break
-        if count % SLICE == 0:
-            yield SLICE
     yield count % SLICE
     return lengths[-1] + (_tail(lengths, unnoticed, node.sp_degree) if unnoticed[-1] >= _UNNOTICED else 0.0)
 
@@ -163,13 +163,13 @@ def _play(node: Node, rule: Blocks, quantile: float, residual: float, busy: list
     """Play an epoch whose wrong draft the first window notices that is at most `quantile` likely to leave it be."""
     sent, noticed, left = list(busy), math.inf, 0.0
     for count, window in enumerate(windows(node, rule, residual, busy), start=1):
+        if count % SLICE == 0:
+            yield SLICE
         if window.sent > noticed + node.m - HAIR:
             break
         sent.append(window.sent)
         if window.unnoticed <= quantile and noticed == math.inf:
             noticed, left = window.sent, left_running(node, window)
-        if count % SLICE == 0:
-            yield SLICE
     yield count % SLICE
     return Played(noticed, sent, left)
 

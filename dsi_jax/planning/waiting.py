@@ -12,9 +12,9 @@ With q the probability that all drafts which the verdict judges are right, waiti
 
 Three things are added to that:
 
-* Patience. Once the drafter has waited, drafts begin just as a verdict arrives, and verdicts come t after windows that
-  were sent as drafts ended. So the next verdicts find little of a draft to void: one wait is paid, several are saved.
-  The drafter is half as patient again as the formula says.
+* Patience. Windows are sent as drafts end, and their verdicts arrive t later. Once the drafter has waited for one
+  verdict, the next ones arrive just as drafts end, and find none to void: one wait is paid, and several are saved. So
+  the drafter is half as patient again as the formula says.
 * If the verdict brings the very token that the draft would propose, the draft is of no use: wait whenever wait < c.
 * With one server, the window that follows a verdict goes out at once, without the draft that was not begun. Where the
   drafter is more than half as slow as the target, windows hold so few drafts that waiting does not pay.
