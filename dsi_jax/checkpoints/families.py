@@ -35,6 +35,7 @@ class Fused:
 class Family:
     """How the checkpoints of one `architectures` entry are written."""
 
+    model_type: str  # config.json's second name of the family, by which Transformers goes
     names: Mapping[str, str]  # slot key -> tensor name
     fields: Mapping[str, str]  # ModelConfig field -> config.json field
     defaults: Mapping[str, Any]  # of config.json fields that may be left out
@@ -46,6 +47,8 @@ class Family:
     input_major: bool = False  # matrices are stored as [in, out]
     norm_offset: float = 0.0  # added to stored norm scales
     ignored: frozenset[str] = frozenset()  # tensors that carry no weights of their own
+    ignored_fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # beside `IGNORED`, with the reason
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)  # another name of a field -> the field
     prefix: str = ""  # of all tensor names, left out by some checkpoints
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)  # slot key -> its name in older checkpoints
 
@@ -69,6 +72,12 @@ def gpt_sizes(fields: Fields) -> dict[str, Any]:
         "mlp_width": fields["n_inner"] or 4 * width,
         "learned_positions": fields["n_positions"],
     }
+
+
+def neox_sizes(fields: Fields) -> dict[str, Any]:
+    """Sizes of GPT-NeoX, all of whose heads are alike."""
+    heads = fields["num_attention_heads"]
+    return {"kv_heads": heads, "head_dim": fields["hidden_size"] // heads}
 
 
 def activation(field: str) -> Callable[[Fields], dict[str, Any]]:
@@ -199,27 +208,16 @@ _SIZES = {
 }
 _LLAMA_FIELDS = _SIZES | {"mlp_width": "intermediate_size", "norm_eps": "rms_norm_eps"}
 
-# Fields of other families, which change the output where they are obeyed.
+# Values under which fields of other families change nothing; any other value is refused.
 _PLAIN = {
-    "quantization_config": (None,),
-    "is_encoder_decoder": (None, False),
-    "add_cross_attention": (None, False),
-    "use_bidirectional_attention": (None, False),
     "num_experts": (None, 0),
     "num_local_experts": (None, 0),
     "embedding_multiplier": (None, 1),
     "residual_multiplier": (None, 1),
-    "attention_multiplier": (None,),
     "logits_scaling": (None, 1),
     "logit_scale": (None, 1),
-    "qk_layernorm": (None, False),
-    "no_rope_layers": (None,),
-    "alibi": (None, False),
-    "attention_chunk_size": (None,),
 }
-_UNCAPPED = {"attn_logit_softcapping": (None,), "final_logit_softcapping": (None,)}
-_WHOLE = _PLAIN | _UNCAPPED | {"partial_rotary_factor": (None, 1)}
-_UNBIASED = {"attention_bias": (None, False), "mlp_bias": (None, False)}
+_WHOLE = _PLAIN | {"partial_rotary_factor": (None, 1)}
 
 _GATED_DEFAULTS = {
     "num_key_value_heads": None,  # as many as query heads
@@ -228,22 +226,23 @@ _GATED_DEFAULTS = {
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
     "rope_theta": 10_000.0,
-    "sliding_window": None,
 }
 
 _LLAMA = Family(
+    model_type="llama",
     names=_LLAMA_NAMES,
     fields=_LLAMA_FIELDS | {"mlp_bias": "mlp_bias"},
     defaults=_GATED_DEFAULTS | {"max_position_embeddings": 2048, "attention_bias": False, "mlp_bias": False},
-    neutral=_WHOLE | {"sliding_window": (None,)},
+    neutral=_WHOLE,
     derive=(attention_sizes, activation("hidden_act"), biases, plain_rope),
     ignored=frozenset({"model.layers.{layer}.self_attn.rotary_emb.inv_freq"}),
 )
 _MISTRAL = dataclasses.replace(
     _LLAMA,
+    model_type="mistral",
     fields=_LLAMA_FIELDS,
     defaults=_GATED_DEFAULTS | {"num_key_value_heads": 8, "max_position_embeddings": 4096 * 32, "sliding_window": 4096},
-    neutral=_WHOLE | _UNBIASED | {"layer_types": (None,)},
+    neutral=_WHOLE,
     derive=(attention_sizes, activation("hidden_act"), plain_rope, sliding(lambda fields, layer: True)),
 )
 _QWEN_DEFAULTS = _GATED_DEFAULTS | {
@@ -255,20 +254,23 @@ _QWEN_DEFAULTS = _GATED_DEFAULTS | {
 _late_layers = sliding(lambda fields, layer: layer >= fields["max_window_layers"])
 _QWEN2 = dataclasses.replace(
     _LLAMA,
+    model_type="qwen2",
     fields=_LLAMA_FIELDS,
     defaults=_QWEN_DEFAULTS | {"num_key_value_heads": 32},
-    neutral=_WHOLE | {"attention_bias": (None, True), "mlp_bias": (None, False)},
+    neutral=_WHOLE | {"attention_bias": (None, True)},
     derive=(attention_sizes, activation("hidden_act"), plain_rope, _late_layers),
     fixed={"qkv_bias": True},
 )
 _QWEN3 = dataclasses.replace(
     _QWEN2,
+    model_type="qwen3",
     defaults=_QWEN_DEFAULTS | {"num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
-    neutral=_WHOLE | {"mlp_bias": (None, False)},
+    neutral=_WHOLE,
     derive=(*_QWEN2.derive, biases),
     fixed={"qk_norm": True},
 )
 _GEMMA2 = Family(
+    model_type="gemma2",
     names=_GEMMA_NAMES,
     fields=_LLAMA_FIELDS | {"attention_cap": "attn_logit_softcapping", "logit_cap": "final_logit_softcapping"},
     defaults={
@@ -285,7 +287,7 @@ _GEMMA2 = Family(
         "final_logit_softcapping": 30.0,
         "attn_logit_softcapping": 50.0,
     },
-    neutral=_PLAIN | {"partial_rotary_factor": (None, 1), "mlp_bias": (None, False)},
+    neutral=_WHOLE,
     derive=(
         attention_sizes,
         activation("hidden_activation"),
@@ -296,9 +298,11 @@ _GEMMA2 = Family(
     ),
     fixed={"post_norms": True},
     norm_offset=1.0,
+    ignored_fields={"hidden_act": "an older name of hidden_activation, which Transformers does not read"},
 )
 _GEMMA3 = dataclasses.replace(
     _GEMMA2,
+    model_type="gemma3_text",
     fields=_LLAMA_FIELDS | {"logit_cap": "final_logit_softcapping"},
     defaults=_GEMMA2.defaults
     | {
@@ -319,17 +323,26 @@ _GEMMA3 = dataclasses.replace(
         gemma3_window,
     ),
     fixed={"post_norms": True, "qk_norm": True},
+    ignored_fields=_GEMMA2.ignored_fields
+    | {"_sliding_window_pattern": "a note that Transformers leaves beside layer_types, and does not read"},
 )
 _PHI3 = Family(
+    model_type="phi3",
     names=_PHI3_NAMES,
     fields=_LLAMA_FIELDS,
     defaults=_GATED_DEFAULTS
-    | {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096},
-    neutral=_PLAIN | _UNCAPPED | _UNBIASED,
+    | {
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "sliding_window": None,
+    },
+    neutral=_PLAIN | {"full_attn_mod": (None, 1), "interpolate_factor": (None, 1)},
     derive=(attention_sizes, activation("hidden_act"), phi3_rope, sliding(lambda fields, layer: True)),
     fused=(Fused(("attention/q", "attention/k", "attention/v")), Fused(("mlp/gate", "mlp/up"))),
 )
 _GPT2 = Family(
+    model_type="gpt2",
     names=_GPT_NAMES,
     fields={
         "vocab_size": "vocab_size",
@@ -354,14 +367,25 @@ _GPT2 = Family(
     input_major=True,
     ignored=frozenset({"transformer.h.{layer}.attn.bias", "transformer.h.{layer}.attn.masked_bias"}),  # its mask
     prefix="transformer.",
+    ignored_fields={"n_ctx": "an older name of n_positions, which Transformers does not read"},
+    aliases={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
 )
 _BIGCODE = dataclasses.replace(
     _GPT2,
+    model_type="gpt_bigcode",
     defaults=_GPT2.defaults | {"activation_function": "gelu_pytorch_tanh", "multi_query": True},
     neutral=_PLAIN | {"scale_attn_weights": (None, True), "multi_query": (True,)},
     input_major=False,
+    ignored_fields=_GPT2.ignored_fields
+    | {"num_key_value_heads": "what multi_query says, which Transformers writes down and does not read"},
 )
 _NEOX = Family(
+    model_type="gpt_neox",
     names=_NEOX_NAMES,
     fields=_SIZES
     | {"mlp_width": "intermediate_size", "norm_eps": "layer_norm_eps", "parallel_residual": "use_parallel_residual"},
@@ -375,9 +399,9 @@ _NEOX = Family(
         "rotary_emb_base": 10_000.0,
         "rotary_pct": 0.25,
     },
-    neutral=_PLAIN | _UNCAPPED,
+    neutral=_PLAIN,
     derive=(
-        lambda fields: attention_sizes({**fields, "num_key_value_heads": None, "head_dim": None}),
+        neox_sizes,
         activation("hidden_act"),
         biases,
         neox_rope,

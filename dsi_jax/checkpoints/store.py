@@ -17,7 +17,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax.linen import meta
 
-from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, parameter_slots
+from dsi_jax.checkpoints.choices import DEFAULTS, run_fields
+from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, check_finite, insert, parameter_slots
 from dsi_jax.checkpoints.source import Shardings, load_params
 from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json
 from dsi_jax.models.config import ModelConfig
@@ -159,6 +160,38 @@ class StoreSource:
                 return read_tokenizer(path, self.header.get("tokenizer"))
         return None
 
+    def check_shapes(self) -> None:
+        """Raise `ValueError` unless the params are, by name and shape, those that the config asks for."""
+        found = self._described()
+        wanted = _shapes(self.config)
+        for path in sorted(found.keys() | wanted.keys()):
+            if found.get(path) != wanted.get(path):
+                held = f"has shape {list(found[path])}" if path in found else "is missing"
+                asked = f"shape {list(wanted[path])}" if path in wanted else "none"
+                raise ValueError(
+                    f"{self.directory}: tensor {'/'.join(path)!r} {held} where {CONFIG} asks for {asked}; "
+                    "save the model again"
+                )
+
+    def _described(self) -> dict[TreePath, tuple[int, ...]]:
+        """Shapes of the params, as their checkpoints describe them."""
+        found: dict[TreePath, tuple[int, ...]] = {}
+        in_parts = self.header["format_version"] == IN_PARTS
+        names = sorted({name.split("/")[0] for name in self.header["sha256"]}) if in_parts else [""]
+        with ocp.StandardCheckpointer() as checkpointer:
+            for name in names:
+                found |= self._described_part(checkpointer, name)
+        return found
+
+    def _described_part(self, checkpointer: ocp.StandardCheckpointer, name: str) -> dict[TreePath, tuple[int, ...]]:
+        try:
+            tree = checkpointer.metadata(self.directory / PARAMS / name).item_metadata.tree
+        except Exception as error:  # orbax and json each raise their own kinds
+            check_digests(self.directory, self.header["sha256"])
+            raise _unreadable(self.directory, error) from None
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {tuple(key.key for key in path): tuple(leaf.shape) for path, leaf in leaves}
+
     def _parts(self) -> list[tuple[str, list[Slot]]]:
         slots = parameter_slots(self.config)
         if self.header["format_version"] == ONE_CHECKPOINT:
@@ -175,15 +208,10 @@ class StoreSource:
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
                 tree = checkpointer.restore(part, args=ocp.args.PyTreeRestore(item=item, restore_args=kinds))
         except Exception as error:  # orbax, tensorstore and json each raise their own kinds
-            kind, where = type(error).__name__, self.directory
-            raise ValueError(f"params in {where} cannot be read ({kind}); copy or save the model again") from None
+            raise _unreadable(self.directory, error) from None
         for slot in group:
             leaf = _take(tree, slot.path)
-            if leaf.shape != slot.shape:
-                raise ValueError(
-                    f"{self.directory}: tensor {'/'.join(slot.path)!r} has shape {list(leaf.shape)} where the config "
-                    f"asks for {list(slot.shape)}; save the model again"
-                )
+            check_finite(self.directory, "/".join(slot.path), leaf)
             yield slot.path, leaf.astype(np.float32 if slot.of_norm else DTYPES[self.config.dtype], copy=False)
 
 
@@ -192,18 +220,26 @@ def open_store(directory: str | Path, **chosen: Any) -> StoreSource:
 
     Args:
       directory: as written by `save` or `convert`.
-      chosen: fields of the config to open it with, such as `dtype`.
+      chosen: see `choices.run_fields`; what is not chosen is the config's own.
 
     Raises:
       FileNotFoundError: the directory holds no model.
-      ValueError: its config is damaged, of another format version, or has missing or unknown fields.
+      ValueError: its config is damaged, of another format version, has missing or unknown fields, or contradicts the
+        params; or the choice is impossible.
     """
     directory = Path(directory).absolute()
     header = _read_header(directory)
-    config = dataclasses.replace(_config_of(directory, header), **chosen)
+    config = _chosen(_config_of(directory, header), chosen)
     if not (directory / PARAMS).is_dir():
         raise FileNotFoundError(f"no params in {directory}: {PARAMS}/ is missing; copy or save the model again")
-    return StoreSource(directory, config, header)
+    source = StoreSource(directory, config, header)
+    source.check_shapes()
+    return source
+
+
+def _chosen(config: ModelConfig, chosen: Mapping[str, Any]) -> ModelConfig:
+    own = {name: getattr(config, name) for name in DEFAULTS}
+    return dataclasses.replace(config, **run_fields(chosen, config.trained_length, own))
 
 
 def load_config(directory: str | Path) -> ModelConfig:
@@ -284,6 +320,10 @@ def _config_of(directory: Path, header: Mapping[str, Any]) -> ModelConfig:
         raise ValueError(f"{directory}/{CONFIG} does not describe a model ({error}); save the model again") from None
 
 
+def _unreadable(directory: Path, error: Exception) -> ValueError:
+    return ValueError(f"params in {directory} cannot be read ({type(error).__name__}); copy or save the model again")
+
+
 def check_digests(directory: Path, expected: Mapping[str, str]) -> None:
     """Raise `ValueError` unless the params' files are those that were written; further files do not matter."""
     found = digests_of(directory / PARAMS)
@@ -312,13 +352,6 @@ def _groups(slots: list[Slot], wanted: Callable[[TreePath], bool] | None) -> Ite
         size += bytes_
     if group:
         yield group
-
-
-def insert(tree: dict[str, Any], path: TreePath, leaf: Any) -> None:
-    """Put a leaf into nested dicts, which are made as needed."""
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = leaf
 
 
 def _take(tree: Any, path: TreePath) -> np.ndarray:
