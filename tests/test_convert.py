@@ -22,6 +22,7 @@ from dsi_jax.checkpoints.huggingface import open_huggingface
 from dsi_jax.checkpoints.open import ModelSource, open_model, open_source
 from dsi_jax.checkpoints.source import load_params
 from dsi_jax.checkpoints.tokenizer import load_tokenizer_json
+from dsi_jax.models.parameters import parameter_count
 from dsi_jax.models.transformer import full_forward
 from tests.test_gguf import random_params, stored_tensors, write
 from tests.test_parity import GOLDEN
@@ -256,10 +257,10 @@ def test_describe_as_a_user_runs_it(file):
         ["--source=embedded:target", "--tp=none"],
     )
     config = store.load_config(embedded.target_directory())
-    assert f"parameters   {config.parameter_count:,}" in pair[1]
+    assert f"parameters   {parameter_count(config):,}" in pair[1]
     slots = 100 + max(config.verify_width, config.prefill_width or 0)
     cache = 2 * 4 * config.layers * config.kv_heads * slots * config.head_dim / 1e6
-    weights = 4 * config.parameter_count / 1e6
+    weights = 4 * parameter_count(config) / 1e6
     line = (
         f"tp=1          {weights + cache:,.1f} MB per device: weights {weights:,.1f}, cache {cache:,.1f} for 100 tokens"
     )

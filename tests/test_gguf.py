@@ -29,6 +29,7 @@ TINY = ModelConfig(
     rope_theta=5_000.0,
     norm_eps=1e-4,
     max_length=128,
+    trained_length=128,
     verify_width=8,
     prefill_width=64,
 )
@@ -310,7 +311,7 @@ def test_flipped_header_bytes_never_raise_anything_else(file, tmp_path):
         ({"expert_count": 4}, "llama.expert_count=4 is not implemented"),
         ({"rope.scaling.type": "yarn"}, "rope original_length=None must be at least 1 for yarn"),
         ({"rope.scaling.type": "su"}, "rope.scaling.type='su' is not implemented"),
-        ({"rope.dimension_count": 7}, "rope features=7 must be even"),
+        ({"rope.dimension_count": 7}, "rope.dimension_count=7 must be even"),
         ({"attention.value_length": 8}, "attention.value_length=8 differs from key_length=16"),
         ({"attention.sliding_window": 64}, "llama.attention.sliding_window=64 is not implemented"),
         ({"block_count": None}, "llama.block_count is missing"),

@@ -120,8 +120,7 @@ def _checksum(tree: Any) -> str:
 
 
 def _is_whole(part: Path, digests: Mapping[str, str]) -> bool:
-    found = store.digests_of(part) if part.is_dir() else {}
-    return all(found.get(name) == digest for name, digest in digests.items())
+    return all((part / name).is_file() and store.digest_of(part / name) == digest for name, digest in digests.items())
 
 
 def _finish(directory: Path, header: Mapping[str, Any], done: Mapping[str, Any], tokenizer: TextTokenizer | None):
@@ -155,6 +154,5 @@ def _hash_files(source: Source, progress: bool) -> dict[str, str]:
     files, digests = source.files(), {}
     root = Path(os.path.commonpath([path.parent for path in files]))
     for path in tqdm(files, "hashing the source", unit="file", disable=not progress):
-        with path.open("rb") as file:
-            digests[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+        digests[path.relative_to(root).as_posix()] = store.digest_of(path)
     return digests

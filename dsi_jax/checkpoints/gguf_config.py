@@ -272,6 +272,8 @@ def read_config(metadata: Metadata, architecture: Architecture, run: Mapping[str
 
 def _rope(metadata: Metadata, head_dim: int) -> Rope:
     turned = metadata.get("rope.dimension_count", head_dim)
+    if turned % 2:
+        raise ValueError(f"rope.dimension_count={turned} must be even; convert the model to GGUF again")
     features = None if turned == head_dim else turned
     plain, short, long = (_factors(metadata, name) for name in FREQUENCY_FACTORS)
     factor = metadata.get("rope.scaling.factor", 0.0) or 1.0

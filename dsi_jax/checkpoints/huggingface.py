@@ -152,7 +152,9 @@ def _indexed_tensors(index: Path) -> dict[str, StoredTensor]:
     for tensor, name in weights.items():
         if tensor in stored and stored[tensor].file.name != name:
             found = stored[tensor].file.name
-            raise ValueError(f"{index}: tensor {tensor!r} lies in {found} and not in {name}; fetch the checkpoint again")
+            raise ValueError(
+                f"{index}: tensor {tensor!r} lies in {found} and not in {name}; fetch the checkpoint again"
+            )
     return stored
 
 

@@ -125,8 +125,10 @@ class ModelConfig:
 
     def _check_sizes(self) -> None:
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width", "max_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+            if not 1 <= getattr(self, name) < 2**31:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1 and less than 2**31")
+        if not 0 <= self.norm_eps < 1:
+            raise ValueError(f"norm_eps={self.norm_eps} must lie in [0, 1)")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
         for name, known in (("dtype", ("float32", "bfloat16")), ("norm", NORMS), ("activation", ACTIVATIONS)):
