@@ -76,9 +76,9 @@ def read_config(path: Path, chosen: Mapping[str, Any]) -> tuple[Family, ModelCon
       ValueError: the file is damaged or asks for what is not implemented, or the choice is impossible.
     """
     given = read_json(path)
-    architecture, family = _find_family(path, given)
     try:
         _check_kinds(given)
+        architecture, family = _find_family(given)
         given = _without_aliases(family, given)
         fields = _Noted(dict(family.defaults) | given)
         _check_neutral(architecture, family, fields)
@@ -90,12 +90,12 @@ def read_config(path: Path, chosen: Mapping[str, Any]) -> tuple[Family, ModelCon
     return family, _build(path, values, run_fields(chosen, positions))
 
 
-def _find_family(path: Path, fields: Mapping[str, Any]) -> tuple[str, Family]:
+def _find_family(fields: Mapping[str, Any]) -> tuple[str, Family]:
     names = fields.get("architectures") or []
     for name in names:
         if name in FAMILIES:
             return name, FAMILIES[name]
-    raise ValueError(f"{path}: architectures={names} is not supported; use one of {', '.join(FAMILIES)}")
+    raise ValueError(f"architectures={names} is not supported; use one of {', '.join(FAMILIES)}")
 
 
 def _check_kinds(fields: Mapping[str, Any]) -> None:

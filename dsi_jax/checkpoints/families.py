@@ -100,13 +100,17 @@ def sliding(rule: Callable[[Fields, int], bool]) -> Callable[[Fields], dict[str,
 
     def derive(fields: Fields) -> dict[str, Any]:
         size, count, types = fields["sliding_window"], fields["num_hidden_layers"], fields.get("layer_types")
+        if types is not None and (len(types) != count or not set(types) <= {"sliding_attention", "full_attention"}):
+            raise ValueError(f"layer_types={types} is not implemented; each of {count} layers slides or is full")
         if size is None or not fields.get("use_sliding_window", True):
+            if "sliding_attention" in (types or ()):
+                raise ValueError(f"layer_types={types} slide without a sliding_window; correct one of the two")
             return {}
-        if types is None:
-            return {"window": SlidingWindow(size, tuple(layer for layer in range(count) if rule(fields, layer)))}
-        if len(types) != count or not set(types) <= {"sliding_attention", "full_attention"}:
-            raise ValueError(f"layer_types={types} is not implemented; each layer slides or is full")
-        return {"window": SlidingWindow(size, tuple(i for i, kind in enumerate(types) if kind == "sliding_attention"))}
+        layers = range(count)
+        slides = (
+            [rule(fields, i) for i in layers] if types is None else [types[i] == "sliding_attention" for i in layers]
+        )
+        return {"window": SlidingWindow(size, tuple(i for i in layers if slides[i]))}
 
     return derive
 
