@@ -12,7 +12,8 @@ import jax
 
 from dsi_jax.base import DRAFTER, Algorithm, Commit, Forecast, Plan, Request, Sampling, Trace, Verification
 from dsi_jax.checkpoints.open import OpenedModel, open_model
-from dsi_jax.checkpoints.tokenizer import StopStrings, TextTokenizer
+from dsi_jax.checkpoints.stop_strings import StopStrings
+from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.checkpoints.vocabulary import shared_tokens
 from dsi_jax.config import Config
 from dsi_jax.control import loop, policy

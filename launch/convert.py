@@ -10,7 +10,7 @@ directory's config.json names the family, the dtype and the SHA-256 of every fil
 import sys
 
 import _cli
-from absl import flags
+from absl import flags, logging
 
 from dsi_jax import ModelSource
 from dsi_jax.checkpoints.convert import convert
@@ -31,6 +31,7 @@ def main() -> None:
             raise ValueError(f"--{name} is missing; see --help")
     source = open_source(ModelSource(_SOURCE.value, max_length=_LENGTH.value, dtype=_DTYPE.value))
     tokenizer = read_tokenizer(_TOKENIZER.value) if _TOKENIZER.value else None
+    logging.set_verbosity(logging.FATAL)  # orbax logs tracebacks of the errors that reach us as exceptions
     try:
         done = convert(source, _OUT.value, tokenizer)
     except KeyboardInterrupt:

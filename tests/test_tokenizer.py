@@ -9,14 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from dsi_jax.checkpoints.detokenizer import Detokenizer
 from dsi_jax.checkpoints.gguf import open_gguf, packaged_gguf
-from dsi_jax.checkpoints.tokenizer import (
-    Detokenizer,
-    StopStrings,
-    TextTokenizer,
-    load_tokenizer_json,
-    tokenizer_from_gguf,
-)
+from dsi_jax.checkpoints.gguf_tokenizer import tokenizer_from_gguf
+from dsi_jax.checkpoints.stop_strings import StopStrings
+from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json
 
 GOLDEN = Path(__file__).parent / "golden"
 

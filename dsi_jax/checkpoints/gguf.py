@@ -25,9 +25,10 @@ from dsi_jax.checkpoints.gguf_config import (
     find_architecture,
     read_config,
 )
+from dsi_jax.checkpoints.gguf_tokenizer import tokenizer_from_gguf
 from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, check_names, check_shape, parameter_slots, stream_slots
 from dsi_jax.checkpoints.tensor_file import StoredTensor
-from dsi_jax.checkpoints.tokenizer import TextTokenizer, tokenizer_from_gguf
+from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.models.config import ModelConfig
 
 

@@ -18,7 +18,7 @@ from dsi_jax.checkpoints.fused import read_slot, shape_in_file
 from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, check_names, check_shape, parameter_slots, stream_slots
 from dsi_jax.checkpoints.tensor_file import StoredTensor, same_numbers
 from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json
-from dsi_jax.models.config import ModelConfig
+from dsi_jax.models.config import ModelConfig, check_type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,10 @@ class HuggingFaceSource:
         for name in ("generation_config.json", "config.json"):
             found = read_json(self.directory / name, optional=True).get("eos_token_id")
             if found is not None:
-                return frozenset(found if isinstance(found, list) else [found])
+                ids = found if isinstance(found, list) else [found]
+                for token in ids:
+                    check_type(f"{self.directory / name}: eos_token_id", token, (int,), "; correct it in the file")
+                return frozenset(ids)
         named = tokenizer.backend.token_to_id(tokenizer.special_tokens.get("eos_token", ""))
         return frozenset() if named is None else frozenset([named])
 

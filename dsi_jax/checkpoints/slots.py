@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 
 from dsi_jax.models.config import ModelConfig
-from dsi_jax.models.parameters import BLOCK, parameter_shapes
+from dsi_jax.models.parameters import BLOCK, input_axes, parameter_shapes
 
 TreePath = tuple[str, ...]  # where a leaf stands in the parameter tree of `models.transformer.Transformer`
 
@@ -48,15 +48,12 @@ class Slot:
     @property
     def transposed(self) -> bool:
         """Whether this is a projection, which the tree holds as [in, out] and a checkpoint as [out, in]."""
-        parts = self.key.split("/")
-        return parts[0] in ("attention", "mlp") and len(parts) == 2 and not self.key.endswith("_bias")
+        return self.layer is not None and bool(self.inputs)
 
     @property
     def inputs(self) -> tuple[int, ...]:
         """Axes of the leaf that products sum over; none for what is not a matrix."""
-        if self.key in ("embedding", "head"):
-            return (1,)
-        return ((0, 1) if self.key == "attention/o" else (0,)) if self.transposed else ()
+        return input_axes(self.path)
 
     @property
     def stored_shape(self) -> tuple[int, ...]:

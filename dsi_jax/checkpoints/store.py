@@ -5,7 +5,6 @@ for each table and each block, so that an interrupted conversion can go on. Both
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -18,14 +17,14 @@ import orbax.checkpoint as ocp
 from flax.linen import meta
 
 from dsi_jax.checkpoints.choices import DEFAULTS, run_fields
+from dsi_jax.checkpoints.files import digest_of, digests_of, write_json, writing
 from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, check_finite, insert, parameter_slots
 from dsi_jax.checkpoints.source import Shardings, load_params
-from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json
+from dsi_jax.checkpoints.tokenizer import END_OF_TEXT, TextTokenizer, load_tokenizer_json
 from dsi_jax.models.config import ModelConfig
 
 ONE_CHECKPOINT, IN_PARTS = 1, 2  # format versions
 CONFIG, PARAMS, TOKENIZER = "config.json", "params", "tokenizer.json"
-END_OF_TEXT = "<|endoftext|>"  # ends a text of the tokenizers that this project makes
 DESCRIPTION_BYTES = 1 << 16  # of the files that describe params, at most
 GROUP_BYTES = 64 << 20  # leaves restored together; a larger one comes alone
 
@@ -47,6 +46,7 @@ def save(
 
     Raises:
       FileExistsError: the directory holds something and `overwrite` is false, or what it holds is no model.
+      OSError: the disk is full, or does not let itself be written.
       ValueError: the params do not fit the config.
     """
     directory = Path(directory).absolute()
@@ -55,13 +55,18 @@ def save(
     clear(directory, overwrite)
     if storage_dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(storage_dtype), params)
-    digests = save_tree(directory / PARAMS, params)
+    try:
+        digests = save_tree(directory / PARAMS, params)
+    except OSError:
+        for begun in directory.glob(f"{PARAMS}*"):
+            shutil.rmtree(begun, ignore_errors=True)
+        raise
     write_header(directory, {"format_version": ONE_CHECKPOINT, "model": dataclasses.asdict(config), "sha256": digests})
 
 
 def save_tree(directory: Path, tree: Any) -> dict[str, str]:
     """Write one orbax checkpoint; returns the SHA-256 of its files by name."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    with writing(directory), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory, tree)
     _forget_path(directory)
     return digests_of(directory)
@@ -70,13 +75,6 @@ def save_tree(directory: Path, tree: Any) -> dict[str, str]:
 def write_header(directory: Path, fields: Mapping[str, Any]) -> None:
     """Write `config.json`, which makes a directory a model: it comes last, and whole or not at all."""
     write_json(directory / CONFIG, fields)
-
-
-def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write a file, or leave the old one as it is."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
 
 
 def clear(directory: Path, overwrite: bool) -> None:
@@ -94,18 +92,6 @@ def clear(directory: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{directory} holds something that is no model; choose another directory")
     (directory / CONFIG).unlink()
     shutil.rmtree(directory / PARAMS, ignore_errors=True)
-
-
-def digest_of(path: Path) -> str:
-    """Give the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digests_of(directory: Path) -> dict[str, str]:
-    """Give the SHA-256 of every file below a directory, by sorted relative POSIX name."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory).as_posix(): digest_of(path) for path in files}
 
 
 def _check_shapes(config: ModelConfig, params: Any) -> None:

@@ -12,6 +12,9 @@ from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import init_params
 
 BLOCK = "block_{layer}"  # name of a block in the tree
+_INPUT_AXES = {"embedding": (1,), "head": (1,), "o": (0, 1)} | dict.fromkeys(
+    ("q", "k", "v", "gate", "up", "down"), (0,)
+)
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
@@ -27,6 +30,11 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
 def parameter_count(config: ModelConfig) -> int:
     """Count the weights, embedding table included."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(config)))
+
+
+def input_axes(path: tuple[str, ...]) -> tuple[int, ...]:
+    """Axes of a leaf that products sum over; none for what is not a matrix, such as a norm or a bias."""
+    return _INPUT_AXES.get(path[-1], ())
 
 
 def _smallest(config: ModelConfig) -> ModelConfig:
