@@ -314,6 +314,7 @@ def test_flipped_header_bytes_never_raise_anything_else(file, tmp_path):
         ({"rope.dimension_count": 7}, "rope.dimension_count=7 must be even"),
         ({"attention.value_length": 8}, "attention.value_length=8 differs from key_length=16"),
         ({"attention.sliding_window": 64}, "llama.attention.sliding_window=64 is not implemented"),
+        ({"rope.yarn_power": 2}, "llama.rope.yarn_power=2 is not implemented and may change what the model comp"),
         ({"block_count": None}, "llama.block_count is missing"),
         ({"attention.head_count": 3}, "heads=3 must be a multiple of kv_heads=2"),
         ({"embedding_length": 64}, "has shape .* where the config in the file asks for"),
