@@ -64,7 +64,7 @@ def residual(t: float, c: float) -> float:
 def dsi_per_token(t: Value, c: Value, a: Value, k: Value, first: Value = 0) -> Value:
     """DSI's time per token in a long run with enough servers, k c SP >= t.
 
-    From rejection to rejection: (1 - a) [t + first c + a^(first+1) k c / (1 - a^k)], formula (2) of `planning/blocks.py`.
+    From rejection to rejection (1 - a) [t + first c + a^(first+1) k c / (1 - a^k)]: formula (2) of planning/blocks.py.
     Holds while blocks leave k c apart (k c <= t) and void drafts can be dropped at once, or end as their verdicts
     arrive (t a multiple of c). At k = 1 and first = 0 it is a c + (1 - a) t, Proposition 1.
     """

@@ -69,11 +69,11 @@ class Setting:
 
     @property
     def tight_lower_bound_ms(self) -> float:
-        """What no schedule with one autoregressive drafter beats, (N - 1) min(c, t) + t; DSI at k = 1, a = 1 reaches it.
+        """What no schedule with one autoregressive drafter beats, (N - 1) min(c, t) + t.
 
-        The last token may be the target's own. So N - 1 tokens are found one after the other, by the drafter or by the
-        target, and the forward that settles the last one starts behind them. Neither model begins before it has read
-        the prompt.
+        DSI at k = 1 and a = 1 reaches it. The last token may be the target's own. So N - 1 tokens are found one after
+        the other, by the drafter or by the target, and the forward that settles the last one starts behind them.
+        Neither model begins before it has read the prompt.
         """
         target_prefill, drafter_prefill = self.prefills_ms
         found = (self.new_tokens - 1) * min(self.drafter_ms, self.target_ms)
