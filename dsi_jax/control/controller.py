@@ -62,7 +62,7 @@ class Controller:
         return self._timing.renewing
 
     def start(self, request: Request) -> list[Action]:
-        """Take in a request: the servers that will work on it read the prompt, all but its last token.
+        """Take in a request: all servers read its prompt, all but the last token.
 
         Raises:
           ValueError: as many requests are under way as the plan allows, or one of this id is.
@@ -71,11 +71,10 @@ class Controller:
             raise ValueError(f"request {request.id} cannot start: {len(self._views)} are under way, or it is itself")
         self._views[request.id] = View(self.plan, Sequence(request), Drafts(), self._pool, self._timing, self._jobs)
         self._slot[request.id] = slot = self._slots.pop()
-        targets = self._pool.admit(request.id, self.plan.policy.targets(self.plan.sp_degree))
-        for server in targets:
+        self._pool.admit(request.id)
+        for server in self._pool.servers:
             self._pool.sent(server)
-        servers = (DRAFTER,) * self.plan.policy.drafts + targets
-        return [Prefill(server, next(self._jobs), request, request.prompt[:-1], slot) for server in servers]
+        return [Prefill(server, next(self._jobs), request, request.prompt[:-1], slot) for server in self.plan.servers]
 
     def observe(self, event: Event, now: float) -> list[Action]:
         """Book one event, at `now` seconds; returns what it settled and what follows from that, in order.

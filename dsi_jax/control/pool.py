@@ -1,6 +1,5 @@
 """What is known of the target servers, which all sequences share: who is at work, and who has cached what of whom."""
 
-import collections
 from collections.abc import Collection, Iterable
 
 Cached = tuple[int, int]  # tokens of a sequence in a server's cache, and the sequence's epoch in which that was so
@@ -14,7 +13,6 @@ class Pool:
         self.windows = 0  # handed out so far
         self._jobs = dict.fromkeys(self.servers, 0)
         self._idle: dict[str, None] = dict.fromkeys(self.servers)  # the longest idle first
-        self._chosen: dict[int, tuple[str, ...]] = {}  # request -> the servers that work on it
         self._cached: dict[int, dict[str, Cached]] = {}  # request -> server -> what it holds, once it read the prompt
         self._turns: dict[str, int] = {}  # server -> how many windows had been handed out when it got its last one
 
@@ -53,14 +51,10 @@ class Pool:
         """How many windows were handed out since this server got its last one."""
         return self.windows - self._turns.get(server, 0)
 
-    def admit(self, request: int, count: int) -> tuple[str, ...]:
-        """Choose the servers of a new sequence, those that have the fewest; returns them."""
-        load = collections.Counter(server for servers in self._chosen.values() for server in servers)
-        chosen = sorted(self.servers, key=load.__getitem__)[:count]
-        self._chosen[request] = tuple(server for server in self.servers if server in chosen)
+    def admit(self, request: int) -> None:
+        """A sequence begins; no server has read its prompt yet."""
         self._cached[request] = {}
-        return self._chosen[request]
 
     def forget(self, request: int) -> None:
         """A sequence is over."""
-        del self._chosen[request], self._cached[request]
+        del self._cached[request]
