@@ -82,6 +82,7 @@ class Outcome:
     verdicts: tuple[Verdict, ...]  # one per new token
     spans: tuple[ThreadSpan, ...]  # in order of start; threads terminated the moment they were started are left out
     started_threads: int  # these included
+    terminated_threads: int  # before they had finished, these included
     peak_threads: int  # most forwards running at once, that is, servers needed
 
     @property
@@ -161,6 +162,7 @@ class _Run:
             tuple(self._verdicts),
             tuple(self._spans()),
             len(self._threads),
+            sum(thread.terminated and thread.token is None for thread in self._threads),
             self._peak,
         )
 

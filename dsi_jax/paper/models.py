@@ -1,6 +1,7 @@
 """The models that Algorithm 1 is given: what each says after a prefix, and how long that takes."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol
 
 from dsi_jax.simulation.hashing import mix, uniform
@@ -63,3 +64,31 @@ class SyntheticModels:
         if not self.jitter:
             return latency
         return max(1, round(latency * (1 + self.jitter * (2 * uniform(self.seed, -1, *thread) - 1))))
+
+
+def synthetic_models(models_ms: Sequence[str], agreements: Sequence[str] | None) -> SyntheticModels:
+    """Make models from numbers as people write them.
+
+    Args:
+      models_ms: milliseconds per token of every drafter and, last, of the target.
+      agreements: rate of every drafter.
+
+    Raises:
+      ValueError: no numbers, or impossible ones.
+    """
+    latencies, rates = _numbers("models_ms", models_ms), _numbers("agreements", agreements or ())
+    if bad := [ms for ms in latencies if not 1e-6 <= ms <= 1e9]:
+        raise ValueError(f"--models_ms={bad[0]:g} must lie in 1e-06 .. 1e+09 milliseconds")
+    if len(rates) != len(latencies) - 1 or not rates:
+        raise ValueError(
+            f"--models_ms names {len(latencies)} models and --agreements {len(rates)} rates; give a rate for every "
+            "model but the last, which is the target"
+        )
+    return SyntheticModels(tuple(round(1e6 * ms) for ms in latencies), rates)
+
+
+def _numbers(name: str, texts: Sequence[str]) -> tuple[float, ...]:
+    try:
+        return tuple(float(text) for text in texts)
+    except ValueError:
+        raise ValueError(f"--{name}={','.join(texts)} must be numbers, with commas between them") from None

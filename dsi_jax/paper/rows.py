@@ -4,7 +4,7 @@ import dataclasses
 
 from dsi_jax.base import Blocks
 from dsi_jax.simulation.setting import Setting
-from dsi_jax.sweeps.compare import Interval
+from dsi_jax.sweeps.intervals import Interval
 
 
 @dataclasses.dataclass(frozen=True)

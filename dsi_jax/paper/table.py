@@ -10,7 +10,8 @@ from dsi_jax.paper.accounting import PRINTED_LOOKAHEADS, reference_accounting
 from dsi_jax.paper.rows import Auto, Best, Result, Row, SameLookahead
 from dsi_jax.planning.blocks import smallest_sufficient_lookahead
 from dsi_jax.simulation.setting import Setting
-from dsi_jax.sweeps.compare import SEARCHED, Comparison, compare, draw_outcomes, dsi_ms, ratio_interval, si_ms
+from dsi_jax.sweeps.compare import SEARCHED, Comparison, compare, draw_outcomes, dsi_ms, si_ms
+from dsi_jax.sweeps.intervals import ratio_interval
 
 PROTOCOL = (
     "50 tokens, 7 target servers, prompt already read. exact_best: every token counted, SI and DSI each at its best "

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -16,6 +15,7 @@ from dsi_jax.policies import DSI, NON_SI, SI
 from dsi_jax.simulation.setting import Setting, virtual_ms
 from dsi_jax.sweeps.arrays import TickPlan, dsi_ticks, si_ticks
 from dsi_jax.sweeps.chunks import in_chunks
+from dsi_jax.sweeps.intervals import Interval, interval, ratio_interval
 
 TICKS_PER_MS = 1000
 SEARCHED = range(1, 21)  # lookaheads
@@ -25,8 +25,6 @@ COMPARED = (NON_SI, SI, DSI)  # what `compare` knows; any other policy is run by
 
 # How the times of many runs are found: milliseconds [blocks, repeats] for outcomes bool[repeats, N].
 Times = Callable[[Setting, Sequence[Blocks], np.ndarray], np.ndarray]
-
-Interval = tuple[float, float]  # of 95 % confidence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,9 +184,14 @@ def run_events(
       policy: of the registry, or your own.
       lookahead: None: what the policy derives from latencies, acceptance rate and SP degree.
     """
-    blocks = Blocks(0, lookahead) if lookahead else policy.auto(setting.forecast, setting.sp_degree, LONGEST)
+    blocks = blocks_of(setting, policy, lookahead)
     (times,) = virtual_ms(setting, policy, [blocks], wrong[:MOST_EVENT_RUNS], jitter)
     return EventRuns(policy.name, policy.label, blocks, float(times.mean()), interval(times), len(times))
+
+
+def blocks_of(setting: Setting, policy: Policy, lookahead: int | None = None) -> Blocks:
+    """The dispatch rule that a policy follows at a fixed lookahead, or (None) by what it derives."""
+    return Blocks(0, lookahead) if lookahead else policy.auto(setting.forecast, setting.sp_degree, LONGEST)
 
 
 def _times_of(policy: Policy, jitter: float) -> Times:
@@ -198,19 +201,6 @@ def _times_of(policy: Policy, jitter: float) -> Times:
     if policy is SI:
         return lambda setting, blocks, wrong: si_ms(setting, [one.lookahead for one in blocks], wrong)
     return dsi_ms
-
-
-def interval(values: np.ndarray) -> Interval:
-    """95 % confidence interval of a mean (normal approximation)."""
-    half = 1.96 * values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return float(values.mean() - half), float(values.mean() + half)
-
-
-def ratio_interval(above: np.ndarray, below: np.ndarray) -> Interval:
-    """95 % confidence interval of mean(above) / mean(below) over paired runs (delta method)."""
-    ratio = above.mean() / below.mean()
-    low, high = interval((above - ratio * below) / below.mean())
-    return float(ratio + low), float(ratio + high)
 
 
 def searched_lookaheads(setting: Setting) -> range:

@@ -1,62 +1,53 @@
-"""The main table on the wall clock: real models and real verification, every forward held to the measured latency."""
+"""The main table on the clock: real models and real verification, every forward held to the measured latency."""
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
-from dsi_jax.base import Algorithm
 from dsi_jax.config import Config, DrafterConfig
 from dsi_jax.engine import Engine, Prompt
-from dsi_jax.simulation.latency import Latencies
+from dsi_jax.paper.rows import Paced, Result
+from dsi_jax.policies import DSI, SI
+from dsi_jax.simulation.latencies import Latencies
+from dsi_jax.telemetry.run import Run
 
 
-def measure_paced(
-    config: Config,
-    prompts: Sequence[Prompt],
-    *,
-    target_ms: float,
-    drafter_ms: float,
-    acceptance: float,
-    si_k: int,
-    dsi_k: int,
-    new_tokens: int = 50,
-) -> dict[str, Any]:
-    """Run SI and DSI paced, with a synthetic drafter that is right at a set rate; one run per prompt and algorithm.
+def measure_paced(config: Config, row: Result, prompts: Sequence[Prompt], new_tokens: int = 50) -> Paced:
+    """Run SI and DSI paced at a row's latencies, with a synthetic drafter that is right at the row's rate.
+
+    Both run at the lookaheads that are the best ones in virtual time.
 
     Args:
       config: the target and the mesh.
-      prompts: one run each.
-      target_ms, drafter_ms: floors of the forwards.
-      acceptance: rate of the synthetic drafter.
-      si_k, dsi_k: lookaheads.
+      row: what was found in virtual time.
+      prompts: one run of each algorithm per prompt.
       new_tokens: tokens per run; no end-of-text id ends it early.
-
-    Returns:
-      `ratio` of SI's to DSI's wall time over all prompts, and the medians of wall time over virtual time of the same
-      outcomes.
     """
     paced = Config(
         target=config.target,
-        drafter=DrafterConfig(kind="synthetic", acceptance=acceptance),
+        drafter=DrafterConfig(kind="synthetic", acceptance=row.acceptance),
         mesh=config.mesh,
         sampling=config.sampling,
         max_new_tokens=new_tokens,
         eos_ids=(),
     )
-    latencies = Latencies(target_ms / 1e3, drafter_ms / 1e3)
-    runs: dict[Algorithm, list] = {Algorithm.SI: [], Algorithm.DSI: []}
+    lookaheads = {SI: row.exact_best.si_k, DSI: row.exact_best.dsi_k}
+    latencies = Latencies(row.target_ms / 1e3, row.drafter_ms / 1e3)
+    runs: dict[str, list[Run]] = {policy.name: [] for policy in lookaheads}
     with Engine(paced) as engine:
         for prompt in prompts:
-            for algorithm, lookahead in ((Algorithm.SI, si_k), (Algorithm.DSI, dsi_k)):
-                (result,) = engine.generate([prompt], algorithm=algorithm, lookahead=lookahead, latencies=latencies)
-                runs[algorithm].append(result.run)
-    si, dsi = runs.values()
-    return {
-        "ratio": sum(run.wall_s for run in si) / sum(run.wall_s for run in dsi),
-        "si_wall_over_virtual": statistics.median(run.wall_over_ideal for run in si),
-        "dsi_wall_over_virtual": statistics.median(run.wall_over_ideal for run in dsi),
-        "si_ms": 1e3 * statistics.mean(run.wall_s for run in si),
-        "dsi_ms": 1e3 * statistics.mean(run.wall_s for run in dsi),
-        "runs": len(prompts),
-        "devices": len(dsi[0].devices),
-    }
+            for policy, lookahead in lookaheads.items():
+                (result,) = engine.generate([prompt], algorithm=policy, lookahead=lookahead, latencies=latencies)
+                runs[policy.name].append(result.run)
+    return _summary(runs[SI.name], runs[DSI.name])
+
+
+def _summary(si: Sequence[Run], dsi: Sequence[Run]) -> Paced:
+    return Paced(
+        ratio=sum(run.wall_s for run in si) / sum(run.wall_s for run in dsi),
+        si_wall_over_virtual=statistics.median(run.wall_over_ideal for run in si),
+        dsi_wall_over_virtual=statistics.median(run.wall_over_ideal for run in dsi),
+        si_ms=1e3 * statistics.mean(run.wall_s for run in si),
+        dsi_ms=1e3 * statistics.mean(run.wall_s for run in dsi),
+        runs=len(si),
+        devices=len(dsi[0].devices),
+    )
