@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dsi_jax.config import Config
-from dsi_jax.files import write_json, write_text
+from dsi_jax.files import replaced, write_json, write_text
 from dsi_jax.paper import algorithm1_example, example, heatmap, protocols, table
 from dsi_jax.paper.figures.example import example_png
 from dsi_jax.paper.figures.heatmap import heatmap_png
@@ -84,7 +84,8 @@ def make_heatmaps(out: Path, options: Options) -> str:
     for name, one in made.items():
         panels = one.panels(), one.drafters, one.acceptances
         heatmap_png(out / f"heatmap_{name}.png", *panels, heatmap.TITLES[name], heatmap.NOTES[name])
-        np.savez_compressed(out / f"heatmap_{name}.npz", **dataclasses.asdict(one))
+        with replaced(out / f"heatmap_{name}.npz") as file:
+            np.savez_compressed(file, **dataclasses.asdict(one))
         told = heatmap.in_words(summaries[name], claimed=not name.endswith("k5"))
         words.append(f"{heatmap.TITLES[name]}\n{told}")
     found = {name: summary.as_json() for name, summary in summaries.items()}

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsi_jax.telemetry.frame import BLUE, GRID, WIDTH, heading, place
-from dsi_jax.telemetry.plots import AXIS_FONT, INK, plain, save, title
+from dsi_jax.telemetry.frame import BLUE, WIDTH, heading, place
+from dsi_jax.telemetry.style import AXIS_FONT, GRID, INK, plain, save, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

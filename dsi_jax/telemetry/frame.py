@@ -4,7 +4,7 @@ from __future__ import annotations  # matplotlib's types are named without impor
 
 from typing import TYPE_CHECKING, Any
 
-from dsi_jax.telemetry.plots import FAINT, INK, LINE
+from dsi_jax.telemetry.style import FAINT, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 WIDTH = 10.5  # inches
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#D55E00", "#009E73", "#C1121F"  # after Okabe and Ito
-GRID = "#D5DAE0"
 
 
 def place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
@@ -31,8 +30,3 @@ def heading(figure: Figure, words: str, facts: str) -> None:
 def at(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Write at a fraction of the axes, which may lie outside."""
     axes.text(x, y, text, transform=axes.transAxes, va="center", **style)
-
-
-def line_style(algorithm: str) -> dict[str, Any]:
-    """Colour, width and dashes of a policy's line."""
-    return LINE[algorithm]

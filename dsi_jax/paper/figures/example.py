@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from dsi_jax.base import Trace
 from dsi_jax.paper.example import Case
-from dsi_jax.telemetry.frame import GRID, RED, WIDTH, at, heading, line_style, place
-from dsi_jax.telemetry.plots import AXIS_FONT, FAINT, INK, plain, save, title
+from dsi_jax.telemetry.frame import RED, WIDTH, at, heading, place
+from dsi_jax.telemetry.style import AXIS_FONT, FAINT, GRID, INK, lines_of, plain, save, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,7 @@ def _draw_case(axes: Axes, case: Case) -> None:
     most = 1
     for trace in reversed(case.traces):
         times, counts = _settled(trace, end)
-        axes.step(times, counts, where="post", **line_style(trace.algorithm), gid="settled")
+        axes.step(times, counts, where="post", **lines_of(case.counts)[trace.algorithm], gid="settled")
         most = max(most, counts[-1])
     for moment in case.times_ms:
         axes.axvline(moment, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), gid="moment", zorder=1)
@@ -98,8 +98,9 @@ def _draw_counts(axes: Axes, case: Case, height: float) -> None:
         axes.plot([moment / width, column / width], [-0.22 / height, -0.46 / height], **line)
         words = f"t{index} = {case.times_ms[index]:,.0f} ms"
         at(axes, column / width, -0.6 / height, words, ha="center", fontsize=9, color=FAINT)
+    lines = lines_of(case.counts)
     for row, trace in enumerate(reversed(case.traces)):
-        lower, colour = -(0.83 + 0.23 * row) / height, line_style(trace.algorithm)["color"]
+        lower, colour = -(0.83 + 0.23 * row) / height, lines[trace.algorithm]["color"]
         at(axes, -0.32 / width, lower, trace.label, ha="right", fontsize=10, fontweight="bold", color=colour)
         counts = zip(case.counts[trace.algorithm], case.printed[trace.algorithm], strict=True)
         for column, (ours, printed) in zip(columns, counts, strict=True):
@@ -131,8 +132,8 @@ def _draw_example_head(figure: Figure, cases: Sequence[Case]) -> None:
     differs = any(case.counts[name] != case.printed[name] for case in cases for name in case.counts)
     other = "in red: what the paper prints, where it differs" if differs else "all as the paper prints them"
     heading(figure, "The paper's example: tokens settled over time", f"virtual time; {other}")
-    runs = reversed(cases[0].traces)
-    keys = [Line2D([], [], label=trace.label, **line_style(trace.algorithm)) for trace in runs]
+    lines = lines_of(cases[0].counts)
+    keys = [Line2D([], [], label=trace.label, **lines[trace.algorithm]) for trace in reversed(cases[0].traces)]
     figure.legend(
         handles=keys, loc="upper left", bbox_to_anchor=(0.2 / WIDTH, 1 - 0.76 / figure.get_figheight()), ncols=3,
         frameon=False, fontsize=10, handlelength=3, labelcolor=INK, borderaxespad=0, borderpad=0,

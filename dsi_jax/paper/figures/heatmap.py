@@ -12,7 +12,7 @@ import numpy as np
 from dsi_jax.paper.heatmap import BEST_PANEL
 from dsi_jax.policies import POLICIES
 from dsi_jax.telemetry.frame import RED, WIDTH, at, heading, place
-from dsi_jax.telemetry.plots import AXIS_FONT, FAINT, INK, plain, save, title
+from dsi_jax.telemetry.style import AXIS_FONT, FAINT, INK, plain, save, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

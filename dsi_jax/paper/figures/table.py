@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsi_jax.paper.rows import Result
-from dsi_jax.telemetry.frame import BLUE, GREEN, GRID, ORANGE, RED, WIDTH, heading, place
-from dsi_jax.telemetry.plots import AXIS_FONT, FAINT, INK, plain, save
+from dsi_jax.telemetry.frame import BLUE, GREEN, ORANGE, RED, WIDTH, heading, place
+from dsi_jax.telemetry.style import AXIS_FONT, FAINT, GRID, INK, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
