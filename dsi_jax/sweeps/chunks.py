@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-BUDGET = 1_000_000  # tokens times weight in one call, which takes some tenths of a second
+BUDGET = 300_000  # tokens times weight in one call, which takes a tenth of a second
 
 
 def in_chunks(run: Callable[[jax.Array], jax.Array], wrong: np.ndarray, weight: int, label: str) -> np.ndarray:

@@ -99,7 +99,7 @@ def _draw_counts(axes: Axes, case: Case, height: float) -> None:
         words = f"t{index} = {case.times_ms[index]:,.0f} ms"
         at(axes, column / width, -0.6 / height, words, ha="center", fontsize=9, color=FAINT)
     lines = lines_of(case.counts)
-    for row, trace in enumerate(reversed(case.traces)):
+    for row, trace in enumerate(case.traces):
         lower, colour = -(0.83 + 0.23 * row) / height, lines[trace.algorithm]["color"]
         at(axes, -0.32 / width, lower, trace.label, ha="right", fontsize=10, fontweight="bold", color=colour)
         counts = zip(case.counts[trace.algorithm], case.printed[trace.algorithm], strict=True)
@@ -133,7 +133,7 @@ def _draw_example_head(figure: Figure, cases: Sequence[Case]) -> None:
     other = "in red: what the paper prints, where it differs" if differs else "all as the paper prints them"
     heading(figure, "The paper's example: tokens settled over time", f"virtual time; {other}")
     lines = lines_of(cases[0].counts)
-    keys = [Line2D([], [], label=trace.label, **lines[trace.algorithm]) for trace in reversed(cases[0].traces)]
+    keys = [Line2D([], [], label=trace.label, **lines[trace.algorithm]) for trace in cases[0].traces]
     figure.legend(
         handles=keys, loc="upper left", bbox_to_anchor=(0.2 / WIDTH, 1 - 0.76 / figure.get_figheight()), ncols=3,
         frameon=False, fontsize=10, handlelength=3, labelcolor=INK, borderaxespad=0, borderpad=0,
