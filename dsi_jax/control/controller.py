@@ -69,9 +69,10 @@ class Controller:
         """
         if not self.has_room or request.id in self._views:
             raise ValueError(f"request {request.id} cannot start: {len(self._views)} are under way, or it is itself")
-        self._views[request.id] = View(self.plan, Sequence(request), Drafts(), self._pool, self._timing, self._jobs)
+        self._views[request.id] = View(
+            self.plan, Sequence(request), Drafts(), self._pool, self._timing, self._jobs, request.id
+        )
         self._slot[request.id] = slot = self._slots.pop()
-        self._pool.admit(request.id)
         for server in self._pool.servers:
             self._pool.sent(server)
         return [Prefill(server, next(self._jobs), request, request.prompt[:-1], slot) for server in self.plan.servers]
@@ -109,7 +110,6 @@ class Controller:
     def end(self, request: int) -> Cancel:
         """End a request: what it has under way is void, and its servers are free for others."""
         del self._views[request]
-        self._pool.forget(request)
         self._timing.restarted(request)
         self._slots.append(self._slot.pop(request))
         return Cancel(request, FOREVER)
@@ -136,7 +136,7 @@ class Controller:
         if server == DRAFTER:
             view.drafts.ready, view.drafts.cached = True, cached
         else:
-            self._pool.holds(server, view.id, cached)
+            view.cached[server] = cached
 
     def _on_drafted(self, view: View, event: Drafted) -> None:
         sequence, drafts = view.sequence, view.drafts

@@ -17,7 +17,7 @@ _LEFT_OUT = ("devices", "label")  # of a run: the same in every line
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """Condense the settings that a result depends on into a few letters; they are JSON values."""
-    text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
