@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dsi_jax.planning.timing import PATIENCE
+from dsi_jax.planning.waiting import worth_waiting
 
-NEVER = jnp.iinfo(jnp.int32).max
+NO_EVENT = jnp.iinfo(jnp.int32).max  # the tick of what will not happen
 
 
 class TickPlan(NamedTuple):
@@ -24,7 +24,7 @@ class TickPlan(NamedTuple):
     sp_degree: jax.Array
     lookahead: jax.Array
     first: jax.Array
-    hold: jax.Array  # bool: the drafter waits for verdicts that are near (`planning.timing.verdict_is_near`)
+    hold: jax.Array  # bool: the drafter waits for verdicts that are near (`planning/waiting.py`)
     abandon: jax.Array  # bool: a void draft is dropped at once, which no launched program can be; for comparison
     target_prefill: jax.Array  # ticks that each server takes for the prompt
     drafter_prefill: jax.Array
@@ -59,7 +59,7 @@ def dsi_unhindered_ticks(target: jax.Array, drafter: jax.Array, wrong: jax.Array
     """
     count = wrong.shape[0]
     ahead = first_wrong(wrong)
-    # a window that was sent as a draft ended returns in the middle of another draft, of which this much remains
+    # A window is sent as a draft ends. When it returns, another draft is under way; so much of it is left.
     overhang = -target % drafter
 
     def epoch(state):
@@ -70,7 +70,7 @@ def dsi_unhindered_ticks(target: jax.Array, drafter: jax.Array, wrong: jax.Array
         alone = late | (accepted == 0)
         noticed = target + jnp.where(alone, 0, residual + accepted * drafter)
         said_all = noticed >= residual + last * drafter
-        turned = residual + overhang  # of the draft under way when the zero-draft window returns
+        turned = residual + overhang  # left of the draft that is under way when the zero-draft window returns
         left = jnp.where(alone, jnp.where(turned >= drafter, turned - drafter, turned), overhang)
         left = jnp.where(late, residual + drafter - target, jnp.where(said_all, 0, left))
         return settled + jnp.where(alone, 0, accepted) + 1, ticks + noticed, left
@@ -140,8 +140,8 @@ def _next_event(state: _State, plan: TickPlan, ahead: jax.Array, count: int) -> 
     """The next verdict or draft, whichever comes first; a verdict, if they come together."""
     slot = state.returned % state.sent.shape[0]
     under_way = state.returned < state.launched
-    verdict_at = jnp.where(under_way, state.sent[slot] + plan.target, NEVER)
-    draft_at = jnp.where(state.asked, state.drafter_free, NEVER)
+    verdict_at = jnp.where(under_way, state.sent[slot] + plan.target, NO_EVENT)
+    draft_at = jnp.where(state.asked, state.drafter_free, NO_EVENT)
     verdict = verdict_at <= draft_at
     now = jnp.minimum(verdict_at, draft_at)
 
@@ -201,15 +201,13 @@ def _schedule(state: _State, plan: TickPlan, acceptance: jax.Array, count: int, 
 def _verdict_is_near(
     state: _State, plan: TickPlan, acceptance: jax.Array, begin: jax.Array, slot: jax.Array
 ) -> jax.Array:
-    """See `planning.timing.verdict_is_near`."""
+    """Whether the drafter waits for the next verdict of this epoch; see `planning.timing.Timing.verdict_is_near`."""
     slots = slot.shape[0]
-    order = (slot - state.returned) % slots
+    order = (slot - state.returned) % slots  # in which windows were sent
     wait = state.sent + plan.target - begin
-    counts = (order < state.launched - state.returned) & (state.sent_in == state.epoch) & (wait >= 0)
-    nearest = jnp.argmin(jnp.where(counts, order, slots))
-    judged = state.end[nearest] - state.window[nearest]
-    wrong = 1 - acceptance ** judged.astype(jnp.float32)
-    limit = jnp.minimum(PATIENCE * wrong, 1 - 1e-5) * plan.drafter
-    worth_it = (wait[nearest] < limit) & ((plan.sp_degree > 1) | (2 * plan.drafter <= plan.target))
-    near = jnp.where(state.end[nearest] == state.drafted, wait[nearest] < plan.drafter, worth_it)
-    return plan.hold & counts.any() & near
+    awaited = (order < state.launched - state.returned) & (state.sent_in == state.epoch) & (wait >= 0)
+    nearest = jnp.argmin(jnp.where(awaited, order, slots))
+    right = acceptance ** (state.end[nearest] - state.window[nearest]).astype(jnp.float32)
+    brings_token = state.end[nearest] == state.drafted
+    near = worth_waiting(wait[nearest], plan.target, plan.drafter, right, brings_token, plan.sp_degree)
+    return plan.hold & awaited.any() & near
