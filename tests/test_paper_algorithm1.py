@@ -12,12 +12,17 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dsi_jax.base import Algorithm, Plan, Request
+from dsi_jax.base import Plan, Request
 from dsi_jax.control import loop
-from dsi_jax.simulation import algorithm1
-from dsi_jax.simulation.algorithm1 import SyntheticModels, ThreadSpan, run, to_trace
-from dsi_jax.simulation.backend import HashOracle, VirtualBackend
-from dsi_jax.simulation.latency import Latencies, mix
+from dsi_jax.paper.algorithm1 import ThreadSpan, run
+from dsi_jax.paper.algorithm1_example import example
+from dsi_jax.paper.models import SyntheticModels, synthetic_models
+from dsi_jax.paper.threads import to_trace
+from dsi_jax.policies import DSI
+from dsi_jax.simulation.hashing import mix
+from dsi_jax.simulation.latencies import Latencies
+from dsi_jax.simulation.oracles import HashOracle
+from dsi_jax.simulation.virtual import VirtualBackend
 from dsi_jax.telemetry import plots
 
 PROMPT = (3, 1)
@@ -110,6 +115,7 @@ def test_the_record_adds_up(models, count):
     last_of_moment = [i for i, (a, b) in enumerate(itertools.pairwise(changes)) if a[0] < b[0]]
     assert outcome.peak_threads == max(running[i] for i in last_of_moment)
     assert outcome.started_threads >= len(outcome.spans)
+    assert outcome.terminated_threads >= outcome.started_threads - len(outcome.spans)
     useful = [span.thread for span in outcome.spans if not span.stale]
     verifiers = [thread for thread in useful if thread[-1] == models.count]
     assert sorted(map(len, verifiers)) == list(range(1, count + 1))  # one verdict for each position
@@ -137,6 +143,7 @@ def test_two_models_by_hand():
     assert [(verdict.kept, verdict.rejected) for verdict in outcome.verdicts] == [(1, False), (2, True), (2, False)]
     assert outcome.peak_threads == 4  # from 4 to 5: C_(2), C_(1,2) and the two below C_(1,1)
     assert outcome.started_threads == 10  # those of C_(2) were ended as they began
+    assert outcome.terminated_threads == 3  # and C_(1,1,2); the one that runs at the end is not terminated
 
 
 def test_three_models_by_hand():
@@ -277,7 +284,7 @@ def test_with_jitter_even_a_slower_second_drafter_can_slow_down():
 
 def practical(drafter, target, agreement, seed, count):
     """The policy with lookahead 1 and a server for every verification that may be under way."""
-    plan = Plan(Algorithm.DSI, lookahead=1, sp_degree=2 * math.ceil(target / drafter) + 2)
+    plan = Plan(DSI, lookahead=1, sp_degree=2 * math.ceil(target / drafter) + 2)
     oracle, latencies = HashOracle(agreement, seed=seed), Latencies(float(target), float(drafter))
     return loop.run(plan, Request(PROMPT, count), VirtualBackend(oracle, latencies.duration))
 
@@ -364,4 +371,42 @@ def test_a_run_can_be_drawn():
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(jobs))
     small = to_trace(run(SyntheticModels((2_000_000, 7_000_000), (0.7,)), PROMPT, 12))
     assert plots.timeline_figure([small]).axes
-    assert algorithm1.ThreadSpan((1, 2), 0, 1, False).label == "C_(1,2)"
+    assert ThreadSpan((1, 2), 0, 1, False).label == "C_(1,2)"
+
+
+# -------------------------------------------------------------------------------------------- the example, told
+
+
+def test_the_example_is_told_as_it_happened():
+    one = example()
+    told, outcome = one.as_json(), one.outcome
+    assert one.kept_ms == told["finished_ms"] == 97.0 < told["non_si_ms"] == 200.0
+    assert [verdict["kept"] for verdict in told["verdicts"]] == [1, 2, 2, 1, 1, 3, 2, 1, 1, 3]
+    assert told["threads"] == {
+        "started": outcome.started_threads,
+        "terminated": outcome.terminated_threads,
+        "most_at_once": outcome.peak_threads,
+    }
+    assert len(told["spans"]) == len(outcome.spans)
+    words = one.in_words()
+    assert "m = 3 models: drafters of 6 ms (agrees at rate 0.6), 9 ms (agrees at rate 0.8); target of 20 ms" in words
+    assert "\n     10      97.0 ms   target\n" in words and f"{outcome.started_threads} started" in words
+
+
+@pytest.mark.parametrize(
+    ("models_ms", "agreements", "message"),
+    [
+        (["6", "20"], ["0.6", "0.8"], "--models_ms names 2 models and --agreements 2 rates; give a rate for every"),
+        (["6", "20"], None, "--models_ms names 2 models and --agreements 0 rates"),
+        (["20"], [], "--models_ms names 1 models"),
+        (["6", "slow"], ["0.6"], "--models_ms=6,slow must be numbers, with commas between them"),
+        (["6", "20"], ["often"], "--agreements=often must be numbers"),
+        (["0", "20"], ["0.6"], "--models_ms=0 must lie in 1e-06 .. 1e"),
+        (["inf", "20"], ["0.6"], "--models_ms=inf must lie in"),
+        (["6", "20"], ["1.6"], r"agreement 1.6 must lie in \[0, 1\]"),
+    ],
+)
+def test_models_as_people_write_them(models_ms, agreements, message):
+    assert synthetic_models(["0.5", "20"], ["0.6"]) == SyntheticModels((500_000, 20_000_000), (0.6,))
+    with pytest.raises(ValueError, match=message):
+        synthetic_models(models_ms, agreements)

@@ -1,10 +1,13 @@
-"""Reading what was measured on real models (`dsi_jax/protocols`), as input of a simulation. No jax."""
+"""Reading what was measured on real models (`dsi_jax/paper/protocols`), as input of a simulation. No jax."""
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from dsi_jax.paper.rows import Row
+from dsi_jax.simulation.setting import Setting
 
 # protocol -> the fields a simulation needs, with what they must be
 _FIELDS: dict[str, tuple[tuple[str, ...], Callable[[float], bool], str]] = {
@@ -35,6 +38,51 @@ def read_measurement(path: str | Path) -> dict[str, Any]:
         if not _is_number(value) or not is_possible(value):
             raise ValueError(f"{path}: {name}={value!r} must be {wanted}; measure the {protocol} again")
     return measured
+
+
+def measured_rows(paths: Sequence[str | Path]) -> list[Row]:
+    """Make one more row of the table of what was measured; there is no printed figure for it. No paths, no row.
+
+    Args:
+      paths: a latency file and an acceptance file.
+
+    Raises:
+      ValueError: one of the two is missing, or is no such file.
+    """
+    found: dict[str, Any] = {}
+    for path in paths:
+        found |= read_measurement(path)
+    if not found:
+        return []
+    if missing := {"target_ms", "acceptance"} - set(found):
+        raise ValueError(f"--measured lacks {' and '.join(sorted(missing))}; give a latency and an acceptance file")
+    setting = Setting(found["target_ms"], found["drafter_ms"], found["acceptance"])
+    return [Row("measured", "measured", "-", setting, printed=None)]
+
+
+def measured_setting(
+    paths: Sequence[str | Path], given: Mapping[str, float | None], recorded: Sequence[bool] | None, **rest: Any
+) -> Setting:
+    """Put a setting together.
+
+    Args:
+      paths: files of measurements.
+      given: `target_ms`, `drafter_ms` and `acceptance`, which win over the files; None: not given.
+      recorded: an acceptance trace; its rate counts where nothing else says one.
+      rest: the other fields of the setting.
+
+    Raises:
+      ValueError: a file cannot be read, a value is missing, or one is impossible.
+    """
+    found: dict[str, Any] = {}
+    for path in paths:
+        found |= {name: value for name, value in read_measurement(path).items() if name in given}
+    found |= {name: value for name, value in given.items() if value is not None}
+    if recorded is not None:
+        found.setdefault("acceptance", sum(recorded) / len(recorded))
+    if missing := [name for name in given if name not in found]:
+        raise ValueError(f"--{missing[0]} is missing; give it, or a file with it in --measured")
+    return Setting(**found, **rest)
 
 
 def read_trace(path: str | Path) -> list[bool]:

@@ -3,6 +3,8 @@
 Notation of the paper: t and c are the latencies of a target forward and of a draft token, a the acceptance rate (drafts
 are right independently), k the lookahead, n the number of tokens to generate. All but the exact recursions are written
 with operators alone, so they take floats and arrays. The prompt has been read; times are in the unit of t and c.
+
+What no schedule can beat is a property of a setting: `Setting.lower_bound_ms` and `tight_lower_bound_ms`.
 """
 
 import math
@@ -14,24 +16,6 @@ Value = Any  # a float, or an array that broadcasts with the others
 def non_si(t: Value, n: int) -> Value:
     """Plain autoregressive decoding: one target forward per token, n t."""
     return n * t
-
-
-def lower_bound(t: Value, c: Value, n: int) -> Value:
-    """The paper's n c + t, which counts the last token as a draft and takes the drafter to be the faster model.
-
-    See `tight_lower_bound` for a bound that holds without either.
-    """
-    return n * c + t
-
-
-def tight_lower_bound(t: float, c: float, n: int, target_prefill: float = 0.0, drafter_prefill: float = 0.0) -> float:
-    """What no schedule with one autoregressive drafter beats, (n - 1) min(c, t) + t, and DSI at k = 1, a = 1 reaches.
-
-    The last token may be the target's own, so n - 1 are found one after the other, by the drafter or the target, and
-    the forward that settles the last one starts behind them. Neither begins before it has read the prompt.
-    """
-    read = min(target_prefill, drafter_prefill)
-    return max(target_prefill + t, read + (n - 1) * min(c, t) + t)
 
 
 def si_per_token(t: Value, c: Value, a: Value, k: int) -> Value:
@@ -80,7 +64,7 @@ def residual(t: float, c: float) -> float:
 def dsi_per_token(t: Value, c: Value, a: Value, k: Value, first: Value = 0) -> Value:
     """DSI's time per token in a long run with enough servers, k c SP >= t.
 
-    From rejection to rejection: (1 - a) [t + first c + a^(first+1) k c / (1 - a^k)], formula (2) of `control/rule.py`.
+    From rejection to rejection (1 - a) [t + first c + a^(first+1) k c / (1 - a^k)]: formula (2) of planning/blocks.py.
     Holds while blocks leave k c apart (k c <= t) and void drafts can be dropped at once, or end as their verdicts
     arrive (t a multiple of c). At k = 1 and first = 0 it is a c + (1 - a) t, Proposition 1.
     """

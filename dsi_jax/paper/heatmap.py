@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from dsi_jax.simulation import closed_forms
-from dsi_jax.sweeps.compare import draw_outcomes
+from dsi_jax.paper import closed_forms
 from dsi_jax.sweeps.arrays import dsi_unhindered_ticks, si_ticks
+from dsi_jax.sweeps.compare import draw_outcomes
 
 LONGEST = 200  # the paper's largest lookahead of SI
 FIXED = 5  # SI's lookahead in the paper's second figure
-PRINTED = {"largest min(si, non_si)/dsi": 1.6, "dsi slower than the better of the two": "never"}  # the paper's claims
+FINEST = 0.001  # step; a minute or two, and a million cells
+BEST_PANEL = "min(si, non_si)/dsi"  # how many times as fast as the better of the other two DSI is
+PRINTED = {f"largest {BEST_PANEL}": 1.6, "dsi slower than the better of the two": "never"}  # the paper's claims
 _BEST, _FIVE = "SI at its best lookahead of 1 .. 200", "SI at lookahead 5"
 _LONG = "time per token of a long run; DSI by Proposition 1: lookahead 1, a server per window"
 _MEAN = (
@@ -51,7 +53,7 @@ class Heatmap:
             "non_si/si": self.non_si / self.si,
             "si/dsi": self.si / self.dsi,
             "non_si/dsi": self.non_si / self.dsi,
-            "min(si, non_si)/dsi": np.minimum(self.si, self.non_si) / self.dsi,
+            BEST_PANEL: np.minimum(self.si, self.non_si) / self.dsi,
         }
 
 
@@ -59,8 +61,13 @@ def axes(step: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
     """Drafter latencies step .. 1 and acceptance rates 0 .. 1.
 
     Raises:
-      ValueError: a step that does not divide 1.
+      ValueError: a step that does not divide 1, or makes more cells than can be drawn.
     """
+    if 0 < step < FINEST * (1 - 1e-9):
+        cells, most = ((1 / size) * (1 / size + 1) for size in (step, FINEST))
+        raise ValueError(
+            f"step={step} makes {cells:.3g} cells, more than {most:,.0f}; take a step of at least {FINEST}"
+        )
     count = round(1 / step) if 0 < step <= 0.5 else 0
     if count < 2 or abs(count * step - 1) > 1e-9:
         raise ValueError(f"step={step} must divide 1 into at least 2 parts; try 0.01")
@@ -109,34 +116,61 @@ def by_simulation(
     return Heatmap(drafters, acceptances, np.ones_like(si), si, best_k, dsi)
 
 
-def summary(heatmap: Heatmap) -> dict[str, Any]:
-    """The figures that the paper states about its heatmaps: largest ratios, and where SI beats non-SI."""
-    result: dict[str, Any] = {"cells": heatmap.si.size, "printed": PRINTED}
-    for name, panel in heatmap.panels().items():
-        row, column = np.unravel_index(panel.argmax(), panel.shape)
-        result[name] = {
-            "max": float(panel.max()),
-            "at_drafter": float(heatmap.drafters[column]),
-            "at_acceptance": float(heatmap.acceptances[row]),
-            "min": float(panel.min()),
-            "cells_below_1": int((panel < 1 - 1e-9).sum()),
-        }
+@dataclasses.dataclass(frozen=True)
+class Extremes:
+    """Of the ratios in one panel."""
+
+    max: float
+    at_drafter: float
+    at_acceptance: float
+    min: float
+    cells_below_1: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What the paper states of its heatmaps: largest ratios, and where SI beats non-SI."""
+
+    cells: int
+    panels: dict[str, Extremes]
+    cells_where_si_wins_is_not_a_above_c: int
+
+    def as_json(self) -> dict[str, Any]:
+        """A value for `heatmap.json`; the panels stand beside the other figures, under their names."""
+        panels = {name: dataclasses.asdict(extremes) for name, extremes in self.panels.items()}
+        rest = {"cells_where_si_wins_is_not_a_above_c": self.cells_where_si_wins_is_not_a_above_c}
+        return {"cells": self.cells, "printed": PRINTED, **panels, **rest}
+
+
+def summary(heatmap: Heatmap) -> Summary:
+    """Find the figures that the paper states of such a heatmap."""
     si_wins = heatmap.si < heatmap.non_si - 1e-9
     expected = heatmap.acceptances[:, None] > heatmap.drafters[None, :] + 1e-9
-    result["cells_where_si_wins_is_not_a_above_c"] = int((si_wins != expected).sum())
-    return result
+    panels = {name: _extremes(heatmap, panel) for name, panel in heatmap.panels().items()}
+    return Summary(heatmap.si.size, panels, int((si_wins != expected).sum()))
 
 
-def in_words(figures: dict[str, Any], claimed: bool = True) -> str:
+def _extremes(heatmap: Heatmap, panel: np.ndarray) -> Extremes:
+    row, column = np.unravel_index(panel.argmax(), panel.shape)
+    return Extremes(
+        float(panel.max()),
+        float(heatmap.drafters[column]),
+        float(heatmap.acceptances[row]),
+        float(panel.min()),
+        int((panel < 1 - 1e-9).sum()),
+    )
+
+
+def in_words(figures: Summary, claimed: bool = True) -> str:
     """Put a summary into a few lines, next to the paper's claims if it makes them of this heatmap."""
     printed = (" (printed: up to 1.6)", " (printed: none)") if claimed else ("", "")
-    best, slower = figures["min(si, non_si)/dsi"], figures["min(si, non_si)/dsi"]["cells_below_1"]
+    best = figures.panels[BEST_PANEL]
     return (
-        f"  DSI against the better of SI and non-SI: at most {best['max']:.3f} times as fast, at drafter latency "
-        f"{best['at_drafter']:g} and acceptance {best['at_acceptance']:g} {printed[0]}\n"
-        f"  cells in which DSI is slower than one of them: {slower} of {figures['cells']}{printed[1]}\n"
+        f"  DSI against the better of SI and non-SI: at most {best.max:.3f} times as fast, at drafter latency "
+        f"{best.at_drafter:g} and acceptance {best.at_acceptance:g}{printed[0]}\n"
+        f"  cells in which DSI is slower than one of them: {best.cells_below_1} of {figures.cells}{printed[1]}\n"
         f"  cells in which SI beats non-SI without acceptance > drafter latency, or the reverse: "
-        f"{figures['cells_where_si_wins_is_not_a_above_c']}{printed[1]}"
+        f"{figures.cells_where_si_wins_is_not_a_above_c}{printed[1]}"
     )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from dsi_jax.config import Config
 from dsi_jax.engine import Prompt
-from dsi_jax.protocols.alone import Task, conditions, describe, prepare, run_alone
-from dsi_jax.telemetry.report import Run
+from dsi_jax.paper.protocols.alone import Task, conditions, describe, prepare, run_alone
+from dsi_jax.telemetry.run import Run
 
 METHOD = (
     "Each model by itself continues every prompt by plain autoregressive decoding, one prompt at a time, after one run "
@@ -30,7 +30,7 @@ def measure_latency(
       progress: show bars.
 
     Returns:
-      A value for `telemetry.report.write_json`, which `simulation.measurement.read_measurement` reads; `METHOD` is
+      A value for `files.write_json`, which `paper.measurement.read_measurement` reads; `METHOD` is
       part of it. Times are in milliseconds.
 
     Raises:

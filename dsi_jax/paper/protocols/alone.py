@@ -9,14 +9,16 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from dsi_jax.base import Algorithm, Verification
+from dsi_jax.base import Verification
 from dsi_jax.checkpoints.open import ModelSource, OpenedModel, open_model
 from dsi_jax.checkpoints.vocabulary import shared_tokens
 from dsi_jax.config import Config, DrafterConfig
+from dsi_jax.drafters import find_kind
 from dsi_jax.engine import Engine, Prompt
 from dsi_jax.placement.mesh import MeshConfig
+from dsi_jax.policies import NON_SI
 from dsi_jax.telemetry import report
-from dsi_jax.telemetry.report import Run
+from dsi_jax.telemetry.run import Run
 
 Role = Literal["target", "drafter"]
 
@@ -44,7 +46,7 @@ def prepare(config: Config, prompts: Sequence[Prompt], new_tokens: int, least_to
       ValueError: the drafter is no model, the vocabularies differ, or a prompt is empty or too long.
       FileNotFoundError: a checkpoint is missing.
     """
-    if config.drafter.kind != "model":
+    if not find_kind(config.drafter.kind).needs_submesh:
         raise ValueError(f"drafter.kind={config.drafter.kind} has no model to measure; use drafter.kind=model")
     if new_tokens < least_tokens:
         raise ValueError(f"new_tokens={new_tokens} must be at least {least_tokens}")
@@ -66,7 +68,7 @@ def run_alone(task: Task, role: Role, progress: bool = True) -> list[Run]:
     The models run one after the other, each on the first devices, so neither slows the other down.
     """
     with Engine(alone(task.config, role), progress=progress) as engine:
-        options = {"algorithm": Algorithm.NON_SI, "max_new_tokens": task.new_tokens, "eos_ids": tuple(task.eos_ids)}
+        options = {"algorithm": NON_SI, "max_new_tokens": task.new_tokens, "eos_ids": tuple(task.eos_ids)}
         engine.generate([task.prompts[0]], **options)
         bar = tqdm(task.prompts, f"{role} alone", unit="prompt", disable=not progress)
         return [engine.generate([prompt], **options)[0].run for prompt in bar]

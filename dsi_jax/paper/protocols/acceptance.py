@@ -7,7 +7,7 @@ import numpy as np
 
 from dsi_jax.config import Config
 from dsi_jax.engine import Prompt
-from dsi_jax.protocols.alone import conditions, describe, prepare, run_alone
+from dsi_jax.paper.protocols.alone import conditions, describe, prepare, run_alone
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -33,7 +33,7 @@ def measure_acceptance(
       progress: show bars.
 
     Returns:
-      A value for `telemetry.report.write_json`, which `simulation.measurement.read_measurement` reads; `METHOD` is
+      A value for `files.write_json`, which `paper.measurement.read_measurement` reads; `METHOD` is
       part of it.
 
     Raises:

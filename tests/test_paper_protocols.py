@@ -7,16 +7,16 @@ import statistics
 
 import jax
 import pytest
-from tiny import CONFIG, full_logits, params_of
-
-from dsi_jax import Config, DrafterConfig, Engine, MeshConfig, ModelSource, Sampling, Verification
-from dsi_jax.checkpoints import store
-from dsi_jax.config import load
 from dsi_jax.protocols import held_out_prompts, measure_acceptance, measure_latency, read_prompts
 from dsi_jax.protocols.acceptance import acceptance_rate, confidence_interval, matching_prefix
 from dsi_jax.protocols.alone import alone
 from dsi_jax.simulation.latency import uniform
 from dsi_jax.simulation.measurement import read_measurement
+from tiny import CONFIG, full_logits, params_of
+
+from dsi_jax import Config, DrafterConfig, Engine, MeshConfig, ModelSource, Sampling, Verification
+from dsi_jax.checkpoints import store
+from dsi_jax.config import load
 from dsi_jax.telemetry.report import write_json
 
 IDS = ((1, 2, 3), (4, 5), (60,))

@@ -5,23 +5,22 @@ from pathlib import Path
 
 import numpy as np
 
+from dsi_jax.prompts import read_lines
 from dsi_jax.training import data
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """Read one prompt per line; blank lines are skipped.
+    """Read a file of prompts, one per line, as every launcher does (`dsi_jax/prompts.py`).
 
     Raises:
-      ValueError: the file cannot be read, is not text, or holds no prompt.
+      ValueError: it cannot be read or holds no prompt; or a line asks for what a protocol sets itself.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read prompts from {path}: {error}; give a UTF-8 file, one prompt per line") from None
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise ValueError(f"{path} holds no prompt; write one per line")
-    return prompts
+    lines = read_lines(path)
+    for line in lines:
+        for name in ("max_new_tokens", "seed"):
+            if getattr(line, name) is not None:
+                raise ValueError(f"{path}, line {line.number}: the protocol sets {name} for all prompts; leave it out")
+    return [line.prompt for line in lines]
 
 
 def held_out_prompts(count: int = 50, characters: int = 120, seed: int = 0) -> list[str]:

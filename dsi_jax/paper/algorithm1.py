@@ -25,7 +25,7 @@ Each term is at most t (Theorem 1: at most N t). With m = 2, c < t and agreement
 c a (N - 1) + t ((1 - a)(N - 1) + 1): Proposition 1's bound, attained. As j* is the smallest index and not the quickest
 model, one more drafter helps on every path only if latencies are constant and models are numbered by them.
 
-How the practical policy (`control/policy.py`, lookahead 1, servers enough) differs: here a thread is killed at once
+How the practical policy (`policies/dsi.py`, lookahead 1, servers enough) differs: here a thread is killed at once
 and another one starts anywhere, while the one practical drafter first ends the token it is at. After a rejection it
 is therefore late by what remained of that token, r < c. If the next draft is wrong, that costs nothing: the zero-draft
 forward settles its position just as it does here. If it is right, all that follows is late by r, or by t - c if that
@@ -38,76 +38,12 @@ prefixes are not merged, because they finish at different times and are terminat
 
 import dataclasses
 import heapq
-import itertools
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
-from dsi_jax.base import Algorithm, Commit, Span, Trace
-from dsi_jax.simulation.latency import mix, uniform
-
-Index = tuple[int, ...]  # a thread's J, model indices from 1
+from dsi_jax.paper.models import Index, Models
+from dsi_jax.simulation.hashing import mix
 
 MAX_LIVE = 50_000  # threads at once, some seconds of simulation
-
-
-# ------------------------------------------------------------------------------------------------------ the models
-
-
-class Models(Protocol):
-    """What the threads compute and how long that takes."""
-
-    count: int  # m
-
-    def token(self, model: int, prefix: int, position: int) -> int:
-        """What a model (1 .. m) says at `position` after a prefix given by its hash."""
-
-    def duration_ns(self, thread: Index) -> int:
-        """Nanoseconds that a thread's forward takes, at least 1."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SyntheticModels:
-    """Models of set latencies, the target last, and drafters that agree with it at set rates.
-
-    Whether a drafter agrees at a position depends on (seed, drafter, position) alone: drafters are independent of each
-    other, and drafter 1 meets the very outcomes of `HashOracle`, so that runs can be compared path by path.
-    """
-
-    latencies_ns: tuple[int, ...]  # m of them, per token
-    agreements: tuple[float, ...]  # m - 1 of them: probability that the drafter says what the target says
-    jitter: float = 0.0  # every forward is multiplied by a factor drawn uniformly from 1 - jitter .. 1 + jitter
-    vocab_size: int = 50_000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.count < 2:
-            raise ValueError(f"latencies_ns={self.latencies_ns} must name at least one drafter and, last, the target")
-        if len(self.agreements) != self.count - 1:
-            needed = f"{self.count - 1} drafters of latencies_ns={self.latencies_ns}"
-            raise ValueError(f"agreements={self.agreements} must have one rate for each of the {needed}")
-        if bad := [latency for latency in self.latencies_ns if not isinstance(latency, int) or latency < 1]:
-            raise ValueError(f"latency {bad[0]} must be a whole number of nanoseconds of at least 1")
-        if bad := [rate for rate in self.agreements if not 0 <= rate <= 1]:
-            raise ValueError(f"agreement {bad[0]} must lie in [0, 1]")
-        if not 0 <= self.jitter < 1:
-            raise ValueError(f"jitter={self.jitter} must lie in [0, 1)")
-        if self.vocab_size < 2:
-            raise ValueError(f"vocab_size={self.vocab_size} must be at least 2, or no drafter could ever be wrong")
-
-    @property
-    def count(self) -> int:
-        return len(self.latencies_ns)
-
-    def token(self, model: int, prefix: int, position: int) -> int:
-        token = mix(self.seed, prefix) % self.vocab_size
-        wrong = model < self.count and uniform(self.seed, model, position) >= self.agreements[model - 1]
-        return (token + wrong) % self.vocab_size
-
-    def duration_ns(self, thread: Index) -> int:
-        latency = self.latencies_ns[thread[-1] - 1]
-        if not self.jitter:
-            return latency
-        return max(1, round(latency * (1 + self.jitter * (2 * uniform(self.seed, -1, *thread) - 1))))
 
 
 # -------------------------------------------------------------------------------------------------------- the result
@@ -146,6 +82,7 @@ class Outcome:
     verdicts: tuple[Verdict, ...]  # one per new token
     spans: tuple[ThreadSpan, ...]  # in order of start; threads terminated the moment they were started are left out
     started_threads: int  # these included
+    terminated_threads: int  # before they had finished, these included
     peak_threads: int  # most forwards running at once, that is, servers needed
 
     @property
@@ -225,6 +162,7 @@ class _Run:
             tuple(self._verdicts),
             tuple(self._spans()),
             len(self._threads),
+            sum(thread.terminated and thread.token is None for thread in self._threads),
             self._peak,
         )
 
@@ -299,37 +237,3 @@ class _Run:
             end = min(thread.end, self._now)
             if end > thread.start:
                 yield ThreadSpan(thread.index, thread.start, end, stale=not thread.used)
-
-
-# ----------------------------------------------------------------------------------------------------- for pictures
-
-
-def to_trace(outcome: Outcome) -> Trace:
-    """Turn a run into a trace, for `telemetry.plots` and `telemetry.timeline`.
-
-    Threads of one model share as few servers as they can: model_j_1, model_j_2 and so on.
-    """
-    spans = tuple(_placed(outcome))
-    servers = tuple(dict.fromkeys(span.server for span in spans))
-    commits = tuple(
-        Commit(verdict.time_ns / 1e9, position, (verdict.token,), int(verdict.kept < outcome.models), verdict.rejected)
-        for position, verdict in enumerate(outcome.verdicts, start=outcome.prompt_length)
-    )
-    return Trace(Algorithm.DSI, servers, spans, commits, "virtual", outcome.wall_ns / 1e9)
-
-
-def _placed(outcome: Outcome) -> Iterator[Span]:
-    """Give every thread the first free server of its model."""
-    busy: dict[int, list[tuple[int, int]]] = {}  # model -> heap of (end of the job, server)
-    free: dict[int, list[int]] = {}  # model -> heap of servers
-    new = {model: itertools.count(1) for model in range(1, outcome.models + 1)}
-    for span in outcome.spans:
-        model, position = span.thread[-1], outcome.prompt_length + len(span.thread) - 1
-        running, idle = busy.setdefault(model, []), free.setdefault(model, [])
-        while running and running[0][0] <= span.start_ns:
-            heapq.heappush(idle, heapq.heappop(running)[1])
-        server = heapq.heappop(idle) if idle else next(new[model])
-        heapq.heappush(running, (span.end_ns, server))
-        kind = "verify" if model == outcome.models else "draft"
-        times = (span.start_ns / 1e9, span.end_ns / 1e9)
-        yield Span(f"model_{model}_{server}", kind, *times, first=position, end=position + 1, stale=span.stale)
