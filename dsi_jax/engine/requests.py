@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dsi_jax.base import Request, Sampling
-from dsi_jax.checkpoints.tokenizer import StopStrings
+from dsi_jax.checkpoints.stop_strings import StopStrings
+from dsi_jax.checkpoints.tokenizer import need_chat_template
 from dsi_jax.config import Config
-from dsi_jax.engine.pair import Pair
+from dsi_jax.engine.pair import Pair, open_pair
 
 Prompt = str | Sequence[int]
 
@@ -42,6 +43,8 @@ class Border:
         self._tokenizer = pair.tokenizer  # and not the pair, which may hold a user's own weights
         self._max_length = pair.max_length
         self._token_ids = pair.target.config.token_ids
+        if config.chat:
+            need_chat_template(self._tokenizer)
 
     def ask(
         self,
@@ -137,6 +140,20 @@ class Border:
     def _check_ids(self, where: str, ids: Sequence[int] | frozenset[int]) -> None:
         if bad := [token for token in ids if not 0 <= token < self._token_ids]:
             raise ValueError(f"token id {bad[0]} {where} lies outside the vocabulary 0..{self._token_ids - 1}")
+
+
+def check_requests(config: Config, prompts: Sequence[Prompt], max_new_tokens: int | None = None) -> None:
+    """Refuse what a config and its prompts ask for in vain; reads descriptions of the models only, no weights.
+
+    Raises:
+      ValueError: the models do not fit each other, a prompt is empty or too long, or a stop string is empty.
+      FileNotFoundError: a checkpoint is missing.
+    """
+    border = Border(config, open_pair(config))
+    border.follow()
+    border.lookahead(None)
+    for prompt in prompts:
+        border.ask(prompt, max_new_tokens=max_new_tokens)
 
 
 class NoText:
