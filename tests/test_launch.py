@@ -373,7 +373,8 @@ def hears(process: subprocess.Popen) -> bool:
     """Whether a launcher has a handler for SIGINT; until then nobody can hear it."""
     about = Path(f"/proc/{process.pid}")
     caught = next(line for line in (about / "status").read_text().splitlines() if line.startswith("SigCgt:"))
-    begun = "launch/" in (about / "cmdline").read_text()  # before that it is still a copy of this process
+    words = (about / "cmdline").read_text().split("\0")  # first those of this process, then of the shell
+    begun = words[0] == sys.executable and any(word.startswith("launch/") for word in words)
     return begun and bool(int(caught.split()[1], 16) & 1 << signal.SIGINT - 1)
 
 
