@@ -23,11 +23,8 @@ class Notes:
     """Stands in for an engine."""
 
     def __init__(self, config, **_):
-        self.config, self.served, self.checked = config, [], []
+        self.config, self.served = config, []
         self.exactness, self.stops_after = None, 100
-
-    def check(self, prompt, max_new_tokens):
-        self.checked.append((prompt, max_new_tokens))
 
     def serve(self, prompts, **options):
         self.served.append((prompts, options))
@@ -67,7 +64,6 @@ CONFIG = Config(concurrency=2, sampling=Sampling(temperature=0.5, seed=1))
 def test_prompts_run_together_unless_their_settings_differ(batch, tmp_path, capsys):
     batch.run(CONFIG, LINES, [DSI], None, tmp_path)
     (engine,) = batch.engines
-    assert engine.checked == [("a", None), ("b", 5), ("c", None), ("d", None)]
     asked = [
         (prompts, options["concurrency"], options["max_new_tokens"], options["sampling"].seed)
         for prompts, options in engine.served
@@ -104,3 +100,10 @@ def test_other_settings_are_run_anew(batch, tmp_path, changed):
     batch.run(**same)
     batch.run(**same | changed)
     assert len(batch.engines) == 2 and len(written(tmp_path)) == 8
+
+
+def test_a_prompt_that_cannot_be_run_is_named_by_its_line_before_anything_is_loaded(batch, tmp_path):
+    lines = [Line("a", number=1), Line("def main():", 20_000, number=7), Line("b", 20_000, number=9)]
+    with pytest.raises(ValueError, match=r"^prompt of line 7: .*max_new_tokens=20000 exceed the cache of"):
+        batch.run(CONFIG, lines, [DSI], None, tmp_path)
+    assert batch.engines == []
