@@ -224,7 +224,7 @@ def test_a_full_disk_names_the_file_and_leaves_nothing_behind(params, tmp_path, 
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "note.json.tmp").mkdir()
+    (tmp_path / "note.json").mkdir()  # which no file can replace
     with pytest.raises(OSError, match=r"note.json cannot be written \(Is a directory\); make room there or"):
         write_json(tmp_path / "note.json", {})
 

@@ -2,18 +2,17 @@
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dsi_jax import files
+
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
     """Write a file, or leave the old one as it is."""
-    draft = path.with_name(path.name + ".tmp")
     with writing(path):
-        draft.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-        draft.replace(path)
+        files.write_json(path, fields, indent=2)
 
 
 @contextlib.contextmanager
@@ -40,5 +39,5 @@ def digest_of(path: Path) -> str:
 
 def digests_of(directory: Path) -> dict[str, str]:
     """Give the SHA-256 of every file below a directory, by sorted relative POSIX name."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory).as_posix(): digest_of(path) for path in files}
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): digest_of(path) for path in paths}
