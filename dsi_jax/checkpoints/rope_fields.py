@@ -153,7 +153,9 @@ def _longrope(plain: Rope, given: Fields, original: int, length: int) -> Rope:
 
 
 def _yarn(plain: Rope, given: Fields, original: int, length: int) -> Rope:
-    factor = _need(given, "factor") or length / original
+    if "factor" not in given:  # null means the quotient of the lengths
+        raise ValueError("rope type 'yarn' lacks factor; fetch the file again")
+    factor = given["factor"] or length / original
     return dataclasses.replace(
         plain,
         kind="yarn",
