@@ -82,6 +82,16 @@ def test_weights_that_do_not_fit_are_no_matter_of_length(monkeypatch):
         check_memory([targets(2)])
 
 
+def test_a_users_own_params_count_as_they_are(monkeypatch):
+    own = targets(2, tp=2, params={"kernel": np.zeros((10, 100), np.float32)})
+    assert capacity.memory_of(own).weights == 2000
+    monkeypatch.setattr(capacity, "free_on_host", lambda: 8000 + 2 * CACHE)
+    check_memory([own])
+    monkeypatch.setattr(capacity, "free_on_host", lambda: 7999 + 2 * CACHE)
+    with pytest.raises(ValueError, match=r"lower target.max_length to 63"):
+        check_memory([own])
+
+
 def test_each_accelerator_counts_for_itself():
     halves = memory_per_device(CONFIG, 2)
     check_memory([accelerators(targets(3, tp=2), halves.weights + halves.cache + 7, used=7)])

@@ -431,8 +431,11 @@ def test_an_adapter_beside_the_model_is_not_passed_over(directory):
 
 
 def test_more_layers_than_tensors_are_refused_at_once(directory):
-    with pytest.raises(ValueError, match=r"1000000000 layers exceed its 21 tensors; fetch config.json again"):
-        open_huggingface(configure(directory, num_hidden_layers=10**9))
+    with pytest.raises(ValueError, match=r"5000 layers exceed its 21 tensors; fetch config.json again"):
+        open_huggingface(configure(directory, num_hidden_layers=5000))
+    for count in (0, 10**9):
+        with pytest.raises(ValueError, match=rf"num_hidden_layers={count} must lie in 1..10000; fetch"):
+            open_huggingface(configure(directory, num_hidden_layers=count))
 
 
 def test_an_index_may_not_leave_the_directory(tmp_path, tensors):

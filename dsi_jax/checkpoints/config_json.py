@@ -15,6 +15,7 @@ from dsi_jax.checkpoints.ignored import IGNORED
 from dsi_jax.checkpoints.rope_fields import longest
 from dsi_jax.models.config import ModelConfig, check_type
 
+MOST_LAYERS = 10_000
 _KINDS = {
     int: """
         vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size
@@ -137,6 +138,9 @@ def _refusal(architecture: str, name: str, value: Any) -> ValueError:
 
 
 def _read(family: Family, fields: Mapping[str, Any]) -> dict[str, Any]:
+    layers = _need(fields, family.fields["layers"])
+    if not 1 <= layers <= MOST_LAYERS:  # before anything is listed for each of them
+        raise ValueError(f"{family.fields['layers']}={layers} must lie in 1..{MOST_LAYERS}; fetch the file again")
     values = {ours: _need(fields, theirs) for ours, theirs in family.fields.items()} | dict(family.fixed)
     for derive in family.derive:
         values |= derive(fields)

@@ -224,7 +224,10 @@ _GEMMA2 = Family(
     ),
     fixed={"post_norms": True},
     norm_offset=1.0,
-    ignored_fields={"hidden_act": "an older name of hidden_activation, which Transformers does not read"},
+    ignored_fields={
+        "hidden_act": "an older name of hidden_activation, which Transformers does not read",
+        "sliding_window_size": "an older name of sliding_window, which Transformers does not read",
+    },
 )
 _GEMMA3 = dataclasses.replace(
     _GEMMA2,

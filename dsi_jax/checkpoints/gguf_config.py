@@ -98,7 +98,10 @@ class Architecture:
         return TENSOR_NAMES | dict(self.names)
 
 
-def _layers(metadata: Metadata, slides: Callable[[int], bool]) -> tuple[int, ...]:
+def _sliding_layers(metadata: Metadata, period: int) -> tuple[int, ...]:
+    """Layers that slide: those the file lists, or all but the last of each period, the file's or llama.cpp's own."""
+    pattern = metadata.get("attention.sliding_window_pattern", period)
+    slides = pattern.__getitem__ if isinstance(pattern, list) else lambda layer: layer % pattern < pattern - 1
     return tuple(layer for layer in range(metadata.need("block_count")) if slides(layer))
 
 
@@ -117,17 +120,15 @@ def _gemma(metadata: Metadata, scaled_by_width: int) -> Fields:
 def _gemma2(metadata: Metadata) -> Fields:
     size = metadata.get("attention.sliding_window", 4096)
     return _gemma(metadata, 46) | {
-        "window": SlidingWindow(size, _layers(metadata, lambda layer: layer % 2 == 0)),
+        "window": SlidingWindow(size, _sliding_layers(metadata, 2)),
         "attention_cap": metadata.get("attn_logit_softcapping", 50.0),
         "logit_cap": metadata.get("final_logit_softcapping", 30.0),
     }
 
 
 def _gemma3(metadata: Metadata) -> Fields:
-    pattern = metadata.get("attention.sliding_window_pattern", 6)
-    slides = pattern.__getitem__ if isinstance(pattern, list) else lambda layer: layer % pattern < pattern - 1
     theta = metadata.get("rope.freq_base_swa", 10_000.0)
-    window = SlidingWindow(metadata.need("attention.sliding_window"), _layers(metadata, slides), theta)
+    window = SlidingWindow(metadata.need("attention.sliding_window"), _sliding_layers(metadata, 6), theta)
     return _gemma(metadata, 62) | {
         "window": window,
         "qk_norm": True,
@@ -137,17 +138,17 @@ def _gemma3(metadata: Metadata) -> Fields:
 
 def _phi3(metadata: Metadata) -> Fields:
     size = metadata.get("attention.sliding_window", 0)
-    return {"window": SlidingWindow(size, _layers(metadata, lambda layer: True)) if size else None}
+    return {"window": SlidingWindow(size, tuple(range(metadata.need("block_count")))) if size else None}
 
 
-_SLIDING = frozenset({"attention.sliding_window", "attention.sliding_window_pattern", "rope.freq_base_swa"})
+_SLIDING = frozenset({"attention.sliding_window", "attention.sliding_window_pattern"})
 _CAPS = frozenset({"attn_logit_softcapping", "final_logit_softcapping"})
 ARCHITECTURES = {
     "llama": Architecture(interleaved=True),
     "qwen2": Architecture(),
     "qwen3": Architecture(lambda metadata: {"qk_norm": True}),
     "gemma2": Architecture(_gemma2, reads=_SLIDING | _CAPS),
-    "gemma3": Architecture(_gemma3, reads=_SLIDING | {"final_logit_softcapping"}),
+    "gemma3": Architecture(_gemma3, reads=_SLIDING | {"final_logit_softcapping", "rope.freq_base_swa"}),
     "phi3": Architecture(
         _phi3,
         names=dict.fromkeys(("attention/q", "attention/k", "attention/v"), "blk.{layer}.attn_qkv.weight")
@@ -215,13 +216,14 @@ def find_architecture(metadata: Metadata) -> Architecture:
 
 
 def check_read(metadata: Metadata) -> None:
-    """Refuse entries of the architecture that nobody looked at.
+    """Refuse entries of the architecture that nobody looked at, once its config has been read.
 
     Raises:
       ValueError: one is neither read nor among those that change nothing.
     """
+    neutral = {key for key, values in _NEUTRAL.items() if metadata.own.get(key) in values}
     for key, value in metadata.own.items():
-        if key not in metadata.read | _NEUTRAL.keys() | IGNORED.keys():
+        if key not in metadata.read | neutral | IGNORED.keys():
             raise _refusal(metadata, key, value)
 
 

@@ -88,7 +88,7 @@ def open_huggingface(directory: str | os.PathLike[str], **chosen: Any) -> Huggin
     directory = Path(directory)
     family, config = read_config(directory / "config.json", chosen)
     stored = _stored_tensors(directory)
-    if config.layers > len(stored):  # before anything is listed for each of them
+    if config.layers > len(stored):
         raise ValueError(
             f"{directory}: {config.layers} layers exceed its {len(stored)} tensors; fetch config.json again"
         )

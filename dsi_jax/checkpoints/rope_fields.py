@@ -4,6 +4,7 @@ Older: `rope_theta` and `rope_scaling` stand beside each other. Newer: everythin
 Gemma 3 has once for full and once for sliding layers. As in Transformers, `rope_scaling` wins where both are given.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -115,42 +116,59 @@ def _rope(fields: Fields, given: Fields, partial: float | None = None) -> Rope:
     kind, length = _kind(given), fields["max_position_embeddings"]
     if kind not in ROPE_KINDS:
         raise ValueError(f"rope type {kind!r} is not implemented; known are {', '.join(ROPE_KINDS)}")
-    features = _features(fields, partial)
+    plain = Rope(features=_features(fields, partial))
     if kind == "default":
-        return Rope(features=features)
-    if kind == "dynamic":
-        return Rope(kind, features, _number(given, "factor"), length)
-    if kind == "linear":
-        return Rope(kind, features, _number(given, "factor"))
-    original = fields.get("original_max_position_embeddings") or given.get("original_max_position_embeddings") or length
-    if kind == "llama3":
-        low, high = _number(given, "low_freq_factor"), _number(given, "high_freq_factor")
-        return Rope(
-            kind, features, _number(given, "factor"), original, low_frequency_factor=low, high_frequency_factor=high
-        )
-    if kind == "yarn" and "factor" not in given:
+        return plain
+    own = fields.get("original_max_position_embeddings") or given.get("original_max_position_embeddings")
+    return _STRETCHINGS[kind](plain, given, own or length, length)
+
+
+def _linear(plain: Rope, given: Fields, original: int, length: int) -> Rope:
+    del original, length
+    return dataclasses.replace(plain, kind="linear", factor=_number(given, "factor"))
+
+
+def _dynamic(plain: Rope, given: Fields, original: int, length: int) -> Rope:
+    del original  # Transformers takes the whole length
+    return dataclasses.replace(plain, kind="dynamic", factor=_number(given, "factor"), original_length=length)
+
+
+def _llama3(plain: Rope, given: Fields, original: int, length: int) -> Rope:
+    del length
+    low, high = _number(given, "low_freq_factor"), _number(given, "high_freq_factor")
+    bounds = {"low_frequency_factor": low, "high_frequency_factor": high, "original_length": original}
+    return dataclasses.replace(plain, kind="llama3", factor=_number(given, "factor"), **bounds)
+
+
+def _longrope(plain: Rope, given: Fields, original: int, length: int) -> Rope:
+    return dataclasses.replace(
+        plain,
+        kind="longrope",
+        factor=given.get("factor") or length / original,
+        original_length=original,
+        attention_factor=given.get("attention_factor"),
+        short_factors=_need(given, "short_factor"),
+        long_factors=_need(given, "long_factor"),
+    )
+
+
+def _yarn(plain: Rope, given: Fields, original: int, length: int) -> Rope:
+    if "factor" not in given:  # null means the quotient of the lengths
         raise ValueError("rope type 'yarn' lacks factor; fetch the file again")
-    factor = given.get("factor") or length / original
-    if kind == "longrope":
-        return Rope(
-            kind,
-            features,
-            factor,
-            original,
-            attention_factor=given.get("attention_factor"),
-            short_factors=_need(given, "short_factor"),
-            long_factors=_need(given, "long_factor"),
-        )
-    return Rope(
-        kind,
-        features,
-        factor,
-        original,
+    factor = given["factor"] or length / original
+    return dataclasses.replace(
+        plain,
+        kind="yarn",
+        factor=factor,
+        original_length=original,
         attention_factor=_yarn_amplitude(given, factor),
         beta_fast=given.get("beta_fast") or 32.0,
         beta_slow=given.get("beta_slow") or 1.0,
         truncate=given.get("truncate", True),
     )
+
+
+_STRETCHINGS = {"linear": _linear, "dynamic": _dynamic, "llama3": _llama3, "longrope": _longrope, "yarn": _yarn}
 
 
 def _features(fields: Fields, partial: float | None) -> int | None:

@@ -4,12 +4,13 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from dsi_jax.models.config import ModelConfig
-from dsi_jax.runtime.memory import Memory, memory_per_device
+from dsi_jax.runtime.memory import Memory, cache_per_device, memory_per_device
 
 HOST = "the host"
 
@@ -23,6 +24,7 @@ class Holding:
     meshes: Sequence[Mesh]  # one per server
     copies: int = 1  # caches of each server
     weights: str | None = None  # as in `ModelSource`
+    params: Any = None  # a user's own, for a module that is not `models.transformer.Transformer`
 
 
 def check_memory(holdings: Sequence[Holding]) -> None:
@@ -53,9 +55,12 @@ def memory_of(holding: Holding) -> Memory:
     Raises:
       ValueError: an axis of the model does not divide over the devices.
     """
-    shape = holding.meshes[0].shape
-    memory = memory_per_device(holding.config, shape["tensor"], shape["fsdp"], holding.weights)
-    return dataclasses.replace(memory, cache=memory.cache * holding.copies)
+    mesh, config = holding.meshes[0], holding.config
+    if holding.params is not None:  # at least: what a server repeats on its devices is not known here
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves(holding.params)) // mesh.size
+        return Memory(held, holding.copies * cache_per_device(config, mesh.abstract_mesh))
+    memory = memory_per_device(config, mesh.shape["tensor"], mesh.shape["fsdp"], holding.weights)
+    return dataclasses.replace(memory, cache=holding.copies * memory.cache)
 
 
 def free_on_host() -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, Sharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, Sharding
 
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.kv_cache import init_cache
@@ -38,13 +38,24 @@ def memory_per_device(config: ModelConfig, tp: int, fsdp: int = 1, weights: str 
       ValueError: an axis of the model does not divide over the devices.
     """
     mesh = AbstractMesh((1, fsdp, tp), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    count = _int8_bytes if weights == "int8" else _leaf_bytes
-    shardings = param_shardings(Transformer(config), mesh)
-    held = jax.tree_util.tree_map_with_path(count, parameter_shapes(config), shardings)
+    return Memory(_weights(config, mesh, weights), cache_per_device(config, mesh))
+
+
+def cache_per_device(config: ModelConfig, mesh: Mesh | AbstractMesh) -> int:
+    """Bytes of one cache on each device of a submesh.
+
+    Raises:
+      ValueError: an axis of the model does not divide over the devices.
+    """
     cache = jax.eval_shape(functools.partial(init_cache, config))
     slots = rules.cache_sharding(mesh, axis_sizes(config))
-    cached = [_shard_bytes(leaf, slots) for leaf in (*cache.keys, *cache.values)]
-    return Memory(sum(jax.tree.leaves(held)), sum(cached))
+    return sum(_shard_bytes(leaf, slots) for leaf in (*cache.keys, *cache.values))
+
+
+def _weights(config: ModelConfig, mesh: AbstractMesh, weights: str | None) -> int:
+    count = _int8_bytes if weights == "int8" else _leaf_bytes
+    shardings = param_shardings(Transformer(config), mesh)
+    return sum(jax.tree.leaves(jax.tree_util.tree_map_with_path(count, parameter_shapes(config), shardings)))
 
 
 def _leaf_bytes(path: Any, leaf: Any, sharding: Sharding) -> int:
