@@ -7,17 +7,17 @@ import statistics
 
 import jax
 import pytest
-from dsi_jax.protocols import held_out_prompts, measure_acceptance, measure_latency, read_prompts
-from dsi_jax.protocols.acceptance import acceptance_rate, confidence_interval, matching_prefix
-from dsi_jax.protocols.alone import alone
-from dsi_jax.simulation.latency import uniform
-from dsi_jax.simulation.measurement import read_measurement
 from tiny import CONFIG, full_logits, params_of
 
 from dsi_jax import Config, DrafterConfig, Engine, MeshConfig, ModelSource, Sampling, Verification
 from dsi_jax.checkpoints import store
 from dsi_jax.config import load
-from dsi_jax.telemetry.report import write_json
+from dsi_jax.files import write_json
+from dsi_jax.paper.measurement import read_measurement
+from dsi_jax.paper.protocols import held_out_prompts, measure_acceptance, measure_latency, read_prompts
+from dsi_jax.paper.protocols.acceptance import acceptance_rate, confidence_interval, matching_prefix
+from dsi_jax.paper.protocols.alone import alone
+from dsi_jax.simulation.hashing import uniform
 
 IDS = ((1, 2, 3), (4, 5), (60,))
 
@@ -140,14 +140,15 @@ def test_the_interval_covers_the_rate_as_often_as_it_says(rate):
 
 
 def test_prompts_from_a_file(tmp_path):
+    """By the reader of all launchers; a protocol sets lengths and seeds itself."""
     path = tmp_path / "prompts.txt"
-    path.write_text("one\n\n  \ntwo words \n", encoding="utf-8")
-    assert read_prompts(path) == ["one", "two words"]
+    path.write_text('one\n\n  \ntwo words\n{"prompt": "three\\n"}\n', encoding="utf-8")
+    assert read_prompts(path) == ["one", "two words", "three\n"]
     path.write_text("\n \n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"prompts\.txt holds no prompt; write one per line"):
         read_prompts(path)
-    path.write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(ValueError, match=r"cannot read prompts from .*prompts\.txt"):
+    path.write_text('one\n{"prompt": "two", "max_new_tokens": 9}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"prompts\.txt, line 2: the protocol sets max_new_tokens for all prompts"):
         read_prompts(path)
     with pytest.raises(ValueError, match=r"cannot read prompts from .*nowhere"):
         read_prompts(tmp_path / "nowhere")

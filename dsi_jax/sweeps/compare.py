@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +153,8 @@ def compare(
         "dsi_best_ms": dsi_all[dsi_best],
         "dsi_auto_ms": dsi_all[len(tried)],
     }
-    fastest_si, ratios = times["si_best_ms"], {"ratio": times["dsi_best_ms"], "auto_ratio": times["dsi_auto_ms"]}
+    ratios = {"ratio": times["dsi_best_ms"], "auto_ratio": times["dsi_auto_ms"]}
+    t, c = setting.target_ms, setting.drafter_ms
     return Comparison(
         non_si_ms=setting.non_si_ms,
         **{name: float(values.mean()) for name, values in times.items()},
@@ -163,14 +164,17 @@ def compare(
         repeats=len(wrong),
         lower_bound_ms=setting.lower_bound_ms,
         tight_lower_bound_ms=setting.tight_lower_bound_ms,
-        **{name: float(fastest_si.mean() / values.mean()) for name, values in ratios.items()},
-        smallest_sufficient_lookahead=smallest_sufficient_lookahead(
-            setting.target_ms, setting.drafter_ms, setting.sp_degree
-        ),
-        ci=Intervals(
-            **{name: interval(values) for name, values in times.items()},
-            **{name: ratio_interval(fastest_si, values) for name, values in ratios.items()},
-        ),
+        **{name: float(si_all[si_best].mean() / values.mean()) for name, values in ratios.items()},
+        smallest_sufficient_lookahead=smallest_sufficient_lookahead(t, c, setting.sp_degree),
+        ci=_intervals(times, ratios),
+    )
+
+
+def _intervals(times: Mapping[str, np.ndarray], ratios: Mapping[str, np.ndarray]) -> Intervals:
+    """Of the mean times, and of the time of SI at its best over other ones."""
+    return Intervals(
+        **{name: interval(values) for name, values in times.items()},
+        **{name: ratio_interval(times["si_best_ms"], values) for name, values in ratios.items()},
     )
 
 
