@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from dsi_jax.base import Sampling, Verification
 from dsi_jax.checkpoints.open import ModelSource
-from dsi_jax.drafters import KINDS
+from dsi_jax.drafters import find_kind
 from dsi_jax.placement.mesh import MeshConfig
 
 
@@ -24,14 +24,14 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 class DrafterConfig:
     """What proposes draft tokens."""
 
-    kind: str = "model"  # see `drafters.KINDS`
+    kind: str = "model"  # a name of `drafters.KINDS`
     model: ModelSource = ModelSource("embedded:drafter")
     longest: int = 4  # n-gram: lengths that are looked up
     shortest: int = 2
     acceptance: float = 0.9  # synthetic: the rate at which it is right
 
     def __post_init__(self) -> None:
-        _check_choice("drafter.kind", self.kind, tuple(KINDS))
+        find_kind(self.kind)
         if not 0 <= self.acceptance <= 1:
             raise ValueError(f"acceptance={self.acceptance} must lie in [0, 1]")
 
@@ -45,7 +45,7 @@ class Config:
     mesh: MeshConfig = MeshConfig()
     verification: Verification = Verification.COUPLED
     mode: Literal["exact", "fast"] = "exact"  # fast: windows of one token run in a width-1 program
-    backend: str = "device"  # see `runtime.backends.BACKENDS`
+    backend: str = "device"  # a name of `runtime.backends.BACKENDS`
     concurrency: int = 1  # prompts that can be under way at once: caches of every server
     lookahead: int | Literal["auto"] = "auto"
     sampling: Sampling = Sampling()

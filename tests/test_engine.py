@@ -262,21 +262,11 @@ def test_fast_mode_says_so_and_stays_close():
 
 
 def test_one_request_at_a_time(engine):
-    started, finish = threading.Event(), threading.Event()
-
-    def hold():
-        engine._lock.acquire()
-        started.set()
-        finish.wait(10)
-        engine._lock.release()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    started.wait(10)
+    held = engine.serve([PROMPTS[0], PROMPTS[1]], algorithm="dsi", max_new_tokens=2)
+    next(held)
     with pytest.raises(RuntimeError, match="busy"):
         generate(engine, PROMPTS[0], "dsi", max_new_tokens=2)
-    finish.set()
-    thread.join()
+    assert len(list(held)) == 1
     assert len(generate(engine, PROMPTS[0], "dsi", max_new_tokens=2).tokens) == 2
 
 

@@ -1,1 +1,1 @@
-"""The maths of speculation, free of meshes: sampling, verification rules, drafters."""
+"""The maths of speculation, free of meshes: sampling and verification rules."""

@@ -5,7 +5,7 @@ import itertools
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from dsi_jax.policies import DSI, NON_SI, find_policy
 from dsi_jax.runtime.backends import BACKENDS
 from dsi_jax.runtime.backends.paced import PacedBackend
 from dsi_jax.runtime.programs.compilations import CompilationCounter
-from dsi_jax.runtime.warm_up import warm_up
+from dsi_jax.runtime.warm_up import WarmedUp, warm_up
 from dsi_jax.simulation.latencies import Latencies
 from dsi_jax.simulation.replay import ideal_traces
 from dsi_jax.telemetry.run import measure
@@ -46,6 +46,10 @@ class _Job:
     @property
     def request(self) -> Request:
         return self.asked.request
+
+
+class _Turn:
+    """Held by the call that runs."""
 
 
 class Engine:
@@ -88,11 +92,11 @@ class Engine:
         depth = 1 if jax.devices()[0].platform == "cpu" else 2
         self._backend = BACKENDS[config.backend](made.servers, depth=depth)
         self._finalizer = weakref.finalize(self, self._backend.close)
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), weakref.ref(_Turn())
         self._ids = itertools.count()
         self._seen = SeenAcceptance()
         self._continuations: dict[Request, tuple[int, ...]] = {}
-        self.measured, self.exactness = self._warm_up(tuple(made.servers))
+        self.measured, self.exactness = self._warm_up(made.servers)
 
     # ------------------------------------------------------------------------------------------------- generating
 
@@ -249,12 +253,19 @@ class Engine:
         return self._exclusively(result for jobs in batches for result in batch(jobs))
 
     def _exclusively(self, results: Iterator[Result]) -> Iterator[Result]:
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("the engine is busy with another request; wait for it, or make a second engine")
+        """Let one call run at a time. A turn is over when nothing holds it: no interrupt can prevent that."""
+        turn = _Turn()
         try:
+            with self._lock:
+                if self._turn() is not None:
+                    raise RuntimeError("the engine is busy with another request; wait for it, or make a second engine")
+                self._turn = weakref.ref(turn)
             yield from results
+        except RuntimeError:
+            self._check_open()  # a backend that was closed says so in words of its own
+            raise
         finally:
-            self._lock.release()
+            del turn
 
     def _run(
         self, plan: Plan, jobs: list[_Job], latencies: Latencies | None, on_text: OnText | None
@@ -349,7 +360,7 @@ class Engine:
             acceptance = self._seen.rate(sampling or self.config.sampling)
         return Forecast(known.target_s, known.drafter_s, acceptance)
 
-    def _warm_up(self, servers: tuple[str, ...]):
+    def _warm_up(self, servers: Mapping[str, Any]) -> WarmedUp:
         width = max(self.model_config.verify_width, self.model_config.prefill_width or 0)
         try:
             return warm_up(

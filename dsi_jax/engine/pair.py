@@ -10,7 +10,7 @@ from dsi_jax.checkpoints.open import ModelSource, open_model
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.checkpoints.vocabulary import shared_tokens
 from dsi_jax.config import Config
-from dsi_jax.drafters import KINDS, Drafter, Kind
+from dsi_jax.drafters import Drafter, Kind, find_kind
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import Transformer
 from dsi_jax.placement.mesh import MeshConfig
@@ -70,7 +70,7 @@ def open_pair(
     tokenizer = tokenizer or ours.tokenizer
     if isinstance(drafter, Drafter):
         return Pair(ours, None, None, drafter, tokenizer)
-    kind = KINDS["model"] if drafter is not None else KINDS[config.drafter.kind]
+    kind = find_kind("model" if drafter is not None else config.drafter.kind)
     if not kind.needs_submesh:
         return Pair(ours, None, kind, None, tokenizer)
     theirs = _side(drafter, config.drafter.model, progress)

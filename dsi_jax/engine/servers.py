@@ -34,15 +34,12 @@ def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | Non
     target_meshes = {server: mesh for server, mesh in meshes.items() if server != DRAFTER}
     targets = _place(pair.target, list(target_meshes.values()))
     drafter = pair.own_drafter or _build_drafter(config, pair, meshes.get(DRAFTER))
-    servers: dict[str, Any] = {DRAFTER: DraftServer(drafter, pair.target.config.token_ids, slots=config.concurrency)}
+    slots, fast = config.concurrency, config.mode == "fast"
+    draft_server = DraftServer(drafter, pair.target.config.token_ids, slots)
+    servers: dict[str, Any] = {DRAFTER: draft_server}
     for server, model in zip(target_meshes, targets, strict=True):
-        servers[server] = TargetServer(
-            model,
-            config.verification,
-            fast=config.mode == "fast",
-            certain_drafts=not drafter.has_distributions,
-            slots=config.concurrency,
-        )
+        shelf = draft_server.shelf
+        servers[server] = TargetServer(model, config.verification, fast=fast, slots=slots, shelf=shelf)
     names = {server: tuple(map(str, mesh.devices.flat)) for server, mesh in meshes.items()}
     return Servers(servers, {DRAFTER: ("host",), **names}, drafter)
 

@@ -15,7 +15,7 @@ from dsi_jax.models.kv_cache import init_cache
 from dsi_jax.models.transformer import Transformer, init_params
 from dsi_jax.placement import rules
 from dsi_jax.placement.mesh import AXES
-from dsi_jax.runtime.programs import axis_sizes, param_shardings
+from dsi_jax.runtime.programs.model import axis_sizes, param_shardings
 
 
 @dataclasses.dataclass(frozen=True)

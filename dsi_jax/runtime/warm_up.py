@@ -1,15 +1,17 @@
-"""Before the first request: run every program once, so that nothing compiles later, then measure the latencies."""
+"""Before the first request: run every program once, so that nothing compiles later, measure, and look at rounding."""
 
-import dataclasses
 import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from dsi_jax.base import (
     DRAFTER,
-    Action,
     Draft,
     Drafted,
     Event,
     Failed,
+    Handle,
+    Job,
     Prefill,
     Request,
     Settle,
@@ -19,66 +21,118 @@ from dsi_jax.base import (
     WorkerError,
     target,
 )
-from dsi_jax.runtime.backend import DeviceBackend
+from dsi_jax.runtime.backends.paced import Pollable
+from dsi_jax.runtime.exactness import Exactness, compare_rounding
+from dsi_jax.simulation.latencies import Latencies
 
 REPEATS = 8  # of each measured job
 COMPILE_DEADLINE_S = 3600.0  # all replicas of a large model compile at once
+LEAST_S = 1e-9  # a drafter on the host may take less than its clock shows
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """Median seconds of one job on one server, the others idle, dispatch and readback included."""
+class WarmedUp(NamedTuple):
+    """What is known after warm-up."""
 
-    target_s: float
-    drafter_s: float | None  # per draft token; None without a drafter
+    latencies: Latencies  # median seconds of one job on one server, the others idle, dispatch and readback included
+    exactness: Exactness | None  # None: not looked at, in fast mode
 
 
 def warm_up(
-    backend: DeviceBackend, servers: tuple[str, ...], prompt_length: int, verification: Verification
-) -> Measured:
+    backend: Pollable,
+    servers: Mapping[str, Any],
+    prompt_length: int,
+    verification: Verification,
+    *,
+    exact: bool = True,
+) -> WarmedUp:
     """Run every program of every server, all servers at once, then time target 0 and the drafter.
 
     Args:
       backend: with idle workers.
-      servers: all of them.
+      servers: all of them, by name: `TargetServer`s, and a `DraftServer` as "drafter".
       prompt_length: tokens of the made-up prompt; long enough to need the wide programs.
       verification: under the rejection rule, drafts must travel with their distributions.
+      exact: compare how the target servers round.
 
     Raises:
       WorkerError: a program failed; its exception is the cause.
     """
-    request = Request((0,) * prompt_length, 1)
-    last = prompt_length - 1
-    _run(backend, [Prefill(server, request, request.prompt[:-1]) for server in servers])
-    drafted = []
-    if DRAFTER in servers:
-        jobs = [Draft(0, last - 2, (0, 0, 0), 1), Draft(0, last, (0,), 1), Draft(0, last + 1, (), 1)]
-        drafted = [event for job in jobs for event, _ in _run(backend, [job]) if isinstance(event, Drafted)]
-    evidence = drafted[-1].evidence if drafted else ()
-    targets = [server for server in servers if server != DRAFTER]
-    _run(backend, [Verify(server, 0, last, last, (0,)) for server in targets])
-    verified = _run(backend, [Verify(server, 0, last, last, (0, 0), evidence) for server in targets])
-    if verification == Verification.REJECTION and DRAFTER in servers:
-        draft = evidence[0] if evidence else None
-        events = [event for event, _ in verified if isinstance(event, Verified)]
-        _run(backend, [Settle(event.server, 0, last + 1, 0, draft, event.boundary) for event in events])
-    target_s = _median(backend, Verify(target(0), 0, last, last, (0, 0), evidence))
-    drafter_s = _median(backend, Draft(0, last + 1, (), 1)) if DRAFTER in servers else None
-    return Measured(target_s, drafter_s)
+    rounds = _Rounds(backend, prompt_length)
+    targets = {name: server for name, server in servers.items() if name != DRAFTER}
+    rounds.prefill(servers)
+    evidence = rounds.draft() if DRAFTER in servers else ()
+    rounds.verify(targets, evidence, verification)
+    latencies = rounds.measure(evidence, with_drafter=DRAFTER in servers)
+    exactness = None
+    if exact:
+        config = next(iter(targets.values())).config
+        exactness = compare_rounding(
+            targets, rounds.request.id, prompt_length - 1, config.verify_width, config.token_ids
+        )
+    backend.drain()
+    return WarmedUp(latencies, exactness)
 
 
-def _run(backend: DeviceBackend, actions: list[Action]) -> list[tuple[Event, float]]:
-    """Perform independent jobs; returns their events and durations in seconds, in order of completion."""
-    for action in actions:
-        backend.submit(action)
-    results = []
-    for _ in actions:
-        event, span = backend.next_event(COMPILE_DEADLINE_S)
-        if isinstance(event, Failed):
-            raise WorkerError(event)
-        results.append((event, span.end_s - span.start_s if span else 0.0))
-    return results
+class _Rounds:
+    """Jobs of one made-up request, performed in rounds of independent ones."""
 
+    def __init__(self, backend: Pollable, prompt_length: int):
+        self.request = Request((0,) * prompt_length, 1)
+        self._last = prompt_length - 1
+        self._backend = backend
+        self._jobs = 0
 
-def _median(backend: DeviceBackend, action: Action) -> float:
-    return statistics.median(seconds for _ in range(REPEATS) for _, seconds in _run(backend, [action]))
+    def prefill(self, servers: Sequence[str]) -> None:
+        self._perform([Prefill(server, self._id(), self.request, self.request.prompt[:-1]) for server in servers])
+
+    def draft(self) -> tuple[Handle, ...]:
+        """Draft behind three tokens, behind one, and behind a draft; returns the last one's evidence."""
+        evidence = ()
+        for start, tokens in ((self._last - 2, (0, 0, 0)), (self._last, (0,)), (self._last + 1, ())):
+            ((event, _),) = self._perform([self._draft(start, tokens)])
+            evidence = event.evidence if isinstance(event, Drafted) else ()
+        return evidence
+
+    def verify(self, targets: Sequence[str], evidence: tuple[Handle, ...], verification: Verification) -> None:
+        """Verify a window without a draft, one with a draft, and settle a boundary draft where the rule asks for it."""
+        self._perform([self._verify(server, (0,)) for server in targets])
+        verified = self._perform([self._verify(server, (0, 0), evidence) for server in targets])
+        if verification == Verification.REJECTION:
+            events = [event for event, _ in verified if isinstance(event, Verified)]
+            own = evidence[0] if evidence else None
+            self._perform(
+                [Settle(e.server, self._id(), self.request.id, 0, self._last + 1, 0, own, e.job) for e in events]
+            )
+
+    def measure(self, evidence: tuple[Handle, ...], with_drafter: bool) -> Latencies:
+        target_s = self._median(lambda: self._verify(target(0), (0, 0), evidence))
+        drafter_s = self._median(lambda: self._draft(self._last + 1, ())) if with_drafter else LEAST_S
+        return Latencies(target_s, max(drafter_s, LEAST_S))
+
+    def _draft(self, start: int, tokens: tuple[int, ...]) -> Draft:
+        return Draft(DRAFTER, self._id(), self.request.id, 0, start, tokens, 1)
+
+    def _verify(self, server: str, tokens: tuple[int, ...], evidence: tuple[Handle, ...] = ()) -> Verify:
+        return Verify(server, self._id(), self.request.id, 0, self._last, self._last, tokens, evidence)
+
+    def _id(self) -> int:
+        self._jobs += 1
+        return self._jobs
+
+    def _median(self, make_job) -> float:
+        return statistics.median(seconds for _ in range(REPEATS) for _, seconds in self._perform([make_job()]))
+
+    def _perform(self, jobs: list[Job]) -> list[tuple[Event, float]]:
+        """Perform independent jobs; returns their events and durations in seconds, in order of completion."""
+        for job in jobs:
+            self._backend.submit(job)
+        results = []
+        for _ in jobs:
+            found = self._backend.poll(COMPILE_DEADLINE_S)
+            if found is None:
+                raise TimeoutError(f"warm-up: no answer within {COMPILE_DEADLINE_S:g} s")
+            event, span = found
+            if isinstance(event, Failed):
+                raise WorkerError(event)
+            results.append((event, span.end_s - span.start_s if span else 0.0))
+        return results

@@ -1,83 +1,166 @@
 """A worker: one thread that feeds one server from a queue. It decides nothing, and its failures become events."""
 
 import collections
+import dataclasses
 import queue
 import threading
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from dsi_jax.base import Action, Draft, Event, Failed
+from dsi_jax.base import FOREVER, Draft, Event, Failed, Job, Prefill
+from dsi_jax.runtime.mailbox import Mailbox
+
+Finish = Callable[[], Event]  # waits for a launched job and gives its event
 
 
 class Server(Protocol):
-    def launch(self, action: Action) -> Callable[[], Event]:
+    def launch(self, job: Job) -> Finish:
         """Enqueue device work; the returned function waits for it and gives the event."""
 
 
 class Answer(NamedTuple):
-    """What a worker reports of one action."""
+    """What a worker reports of one job."""
 
-    action: Action
-    event: Event | None  # None: dropped before it started
+    run: int  # in which it was submitted
+    job: Job
+    event: Event
     start_s: float
     end_s: float
 
 
+class Flushed(NamedTuple):
+    """A worker's echo: it is done with all that was submitted before this run."""
+
+    run: int
+    server: str
+
+
+@dataclasses.dataclass
+class _Drafts:
+    """What the queued drafts of one request need to know: those of older epochs than this are not wanted."""
+
+    epoch: int = 0
+
+
+class _Task(NamedTuple):
+    """A job in the queue."""
+
+    run: int
+    job: Job
+    drafts: _Drafts | None
+
+
+class _Launched(NamedTuple):
+    """A job on its way through the device."""
+
+    task: _Task
+    start_s: float
+    finish: Finish
+
+
 class Worker:
-    """Runs the actions of one server in order, on a thread of its own.
+    """Runs the jobs of one server in order, on a thread of its own.
 
     A small program on a CPU device runs inside the thread that calls it, so every server needs one; XLA releases the
     GIL meanwhile. On accelerators `depth` jobs are launched ahead, so that the device never waits for the host.
+
+    The controller's thread calls `submit`, `cancel`, `flush` and `close`. An exception that a signal raises there,
+    between any two of its steps, leaves no count wrong: whether a worker is done is told by the worker alone.
     """
 
-    def __init__(
-        self, name: str, server: Server, answers: queue.SimpleQueue, clock: Callable[[], float], depth: int = 1
-    ):
+    def __init__(self, name: str, server: Server, answers: Mailbox, clock: Callable[[], float], depth: int = 1):
         self.name = name
         self._server = server
         self._answers = answers
         self._clock = clock
         self._depth = depth
-        self._epoch = 0  # drafts of older epochs are dropped; written by the controller only, and only ever raised
-        self._actions: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=f"dsi-{name}", daemon=True)
+        self._run = 0  # what was submitted in an earlier run is not begun; written by the controller's thread only
+        self._drafts: dict[int, _Drafts] = {}  # by request; written by the controller's thread only
+        self._queue: queue.SimpleQueue[_Task | Flushed | None] = queue.SimpleQueue()
+        self._taken = self._done = 0  # entries of the queue; written by the worker's thread only
+        self._thread = threading.Thread(target=self._work, name=f"dsi-{name}", daemon=True)
         self._thread.start()
 
-    def submit(self, action: Action) -> None:
-        self._actions.put(action)
+    @property
+    def busy(self) -> bool:
+        """Whether it has work in hand or in its queue."""
+        return self._taken != self._done or not self._queue.empty()
 
-    def cancel(self, epoch: int) -> None:
-        """Drop the drafts of older epochs that have not been launched."""
-        self._epoch = epoch
+    def submit(self, run: int, job: Job) -> None:
+        match job:
+            case Prefill():  # a new sequence counts its epochs from zero; what is queued of an old one is void
+                self.cancel(job.request.id, FOREVER)
+                drafts = self._drafts[job.request.id] = _Drafts()
+            case Draft():
+                drafts = self._drafts.setdefault(job.request, _Drafts())
+            case _:
+                drafts = None
+        self._queue.put(_Task(run, job, drafts))
+
+    def cancel(self, request: int, epoch: int) -> None:
+        """Drop the drafts of this request that are of older epochs and have not been launched."""
+        if drafts := self._drafts.get(request):
+            drafts.epoch = max(drafts.epoch, epoch)
+
+    def flush(self, run: int) -> None:
+        """Finish what was launched, drop what was submitted before this run, and echo."""
+        self._run = run
+        self._drafts.clear()
+        self._queue.put(Flushed(run, self.name))
 
     def close(self, timeout_s: float) -> bool:
         """Stop after the jobs at hand; returns whether the thread ended in time."""
-        self._actions.put(None)
+        self._queue.put(None)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _run(self) -> None:
-        launched: collections.deque[tuple[Action, float, Callable[[], Event]]] = collections.deque()
-        while True:
-            if launched and (len(launched) >= self._depth or self._actions.empty()):
-                action, start, finish = launched.popleft()
-                self._answer(action, start, finish)
-                continue
-            action = self._actions.get()
-            if action is None:
-                return
-            start = self._clock()
-            if isinstance(action, Draft) and action.epoch < self._epoch:
-                self._answers.put(Answer(action, None, start, start))
-                continue
-            try:
-                launched.append((action, start, self._server.launch(action)))
-            except BaseException as error:  # whatever it is, the controller must hear of it
-                self._answers.put(Answer(action, Failed(self.name, error), start, self._clock()))
+    # ------------------------------------------------------------------------------------------ the worker's own thread
 
-    def _answer(self, action: Action, start: float, finish: Callable[[], Event]) -> None:
+    def _work(self) -> None:
+        launched: collections.deque[_Launched] = collections.deque()
+        while True:
+            if launched and (len(launched) >= self._depth or self._queue.empty()):
+                self._finish(launched.popleft())
+                continue
+            entry = self._queue.get()
+            self._taken += 1
+            match entry:
+                case None:
+                    return
+                case Flushed():
+                    while launched:
+                        self._finish(launched.popleft())
+                    self._answer(entry)
+                case _ if self._is_void(entry):
+                    self._done += 1
+                case _:
+                    launched += self._launch(entry)
+
+    def _is_void(self, task: _Task) -> bool:
+        return task.run < self._run or (isinstance(task.job, Draft) and task.job.epoch < task.drafts.epoch)
+
+    def _launch(self, task: _Task) -> list[_Launched]:
+        start_s = self._clock()
         try:
-            event = finish()
+            return [_Launched(task, start_s, self._server.launch(task.job))]
+        except BaseException as error:  # whatever it is, the controller must hear of it
+            self._fail(task, error, start_s)
+            return []
+
+    def _finish(self, launched: _Launched) -> None:
+        try:
+            event = launched.finish()
         except BaseException as error:
-            event = Failed(self.name, error)
-        self._answers.put(Answer(action, event, start, self._clock()))
+            self._fail(launched.task, error, launched.start_s)
+            return
+        self._answer(Answer(launched.task.run, launched.task.job, event, launched.start_s, self._clock()))
+
+    def _fail(self, task: _Task, error: BaseException, start_s: float) -> None:
+        job = task.job
+        request = job.request.id if isinstance(job, Prefill) else job.request
+        failed = Failed(self.name, job.job, request, type(error).__name__, str(error), error)
+        self._answer(Answer(task.run, job, failed, start_s, self._clock()))
+
+    def _answer(self, answer: Answer | Flushed) -> None:
+        self._answers.put(answer)
+        self._done += 1

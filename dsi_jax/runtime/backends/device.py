@@ -1,0 +1,110 @@
+"""The backend that runs real programs as fast as they go, on submeshes of this process."""
+
+import time
+from collections.abc import Mapping
+
+from dsi_jax.base import DRAFTER, Cancel, Event, Order, Span, span_of
+from dsi_jax.runtime.mailbox import Mailbox
+from dsi_jax.runtime.worker import Answer, Flushed, Server, Worker
+
+DEADLINE_S = 120.0  # of one event; a forward that takes longer counts as hung
+
+
+class DeviceBackend:
+    """Servers on real submeshes, each behind a worker thread.
+
+    What is submitted between two calls of `drain` is a *run*. Jobs and answers carry its number, and those of an
+    earlier run are dropped where they are met, so an exception at any point leaves nothing to be put right but by the
+    next `drain`. Who catches one, such as a KeyboardInterrupt, drains before he goes on.
+    """
+
+    clock = "device"
+
+    def __init__(self, servers: Mapping[str, Server], *, depth: int = 1, deadline_s: float = DEADLINE_S):
+        """Start a worker per server.
+
+        Args:
+          servers: by name.
+          depth: draft jobs launched ahead of the device (1 on CPU, where programs run inline).
+          deadline_s: how long an event may take before its servers are taken for hung.
+        """
+        self._deadline_s = deadline_s
+        self._answers: Mailbox[Answer | Flushed] = Mailbox()
+        self._workers = {
+            name: Worker(name, server, self._answers, self.now, depth if name == DRAFTER else 1)
+            for name, server in servers.items()
+        }
+        self._run = 0
+        self._hung = ""  # servers that did not answer in time
+        self._closed = False
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def submit(self, order: Order) -> None:
+        self._refuse_if_over()
+        if isinstance(order, Cancel):
+            if DRAFTER in self._workers:
+                self._workers[DRAFTER].cancel(order.request, order.epoch)
+            return
+        if order.server not in self._workers:
+            known = ", ".join(self._workers)
+            raise ValueError(f"there is no server {order.server!r}; this backend has {known}")
+        self._workers[order.server].submit(self._run, order)
+
+    def next_event(self) -> tuple[Event, Span | None]:
+        return self.poll(self._deadline_s) or self._give_up()
+
+    def poll(self, timeout_s: float) -> tuple[Event, Span | None] | None:
+        """Wait for the next event of this run, None if none comes in time."""
+        until = time.monotonic() + timeout_s
+        while not self._closed and (answer := self._answers.get(until - time.monotonic())) is not None:
+            if isinstance(answer, Answer) and answer.run == self._run:
+                return answer.event, span_of(answer.job, answer.start_s, answer.end_s, answer.event)
+        self._refuse_if_over()
+        return None
+
+    def ready(self) -> bool:
+        return bool(self._answers)
+
+    def drain(self) -> tuple[Span, ...]:
+        """End the run: wait for what is running, drop what is not. A hung worker is not waited for twice."""
+        if self._hung or self._closed:
+            return ()
+        self._run += 1
+        for worker in self._workers.values():
+            worker.flush(self._run)
+        waiting, spans = set(self._workers), []
+        until = time.monotonic() + self._deadline_s
+        while waiting and not self._closed:
+            match self._answers.get(until - time.monotonic()):
+                case None:
+                    self._hung = ", ".join(sorted(waiting))
+                    break
+                case Flushed(run, server):
+                    waiting -= {server} if run == self._run else set()
+                case Answer() as answer:
+                    spans.append(span_of(answer.job, answer.start_s, answer.end_s, answer.event))
+        return tuple(span for span in spans if span)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Stop the workers; a thread still hung in a program after the timeout ends with the process."""
+        self._closed = True
+        self._answers.put(Flushed(self._run, ""))  # wakes whoever waits
+        for worker in self._workers.values():
+            worker.close(timeout_s)
+
+    def _refuse_if_over(self) -> None:
+        if self._closed:
+            raise RuntimeError("the backend is closed; open another one")
+        if self._hung:
+            raise RuntimeError(f"{self._hung} hung in an earlier run; make a new engine")
+
+    def _give_up(self) -> tuple[Event, Span | None]:
+        """Raise `TimeoutError`, and refuse to work with the hung servers again."""
+        self._hung = ", ".join(name for name, worker in self._workers.items() if worker.busy)
+        raise TimeoutError(
+            f"no answer within {self._deadline_s:g} s; waiting for {self._hung}"
+            if self._hung
+            else "no work is under way, so no event will ever come: the policy has stalled"
+        )

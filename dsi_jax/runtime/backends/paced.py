@@ -1,0 +1,132 @@
+"""The backend that holds every result back until its latency is over, whatever computes it."""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from dsi_jax.base import FOREVER, Backend, Cancel, Event, Failed, Order, Prefill, Request, Span, WorkerError, span_of
+from dsi_jax.simulation.latencies import Duration
+from dsi_jax.simulation.timetable import Booking, Timetable
+
+WAKE_UP_S = 200e-6  # how much too late a timed wait may end; measured 170 us in the median
+SOON_S = 1e-3  # a result due within it is near enough that nothing else should be begun
+
+
+class Pollable(Backend, Protocol):
+    """A backend that can be waited for with a deadline of the caller's own, and closed."""
+
+    def poll(self, timeout_s: float) -> tuple[Event, Span | None] | None:
+        """Wait for the next event, None if none comes in time; a timeout of 0 does not wait."""
+
+    def close(self) -> None:
+        """Stop what works behind it."""
+
+
+class PacedBackend:
+    """Real programs and real tokens at set latencies.
+
+    It wraps any backend that has `poll` besides the `Backend` protocol, keeps wall-clock time in `now`, and answers
+    every job but dropped drafts.
+
+    Each server behaves like an accelerator's queue (`Timetable`). The one thread that waits is the controller's own:
+    a result computed early lies ready, and no thread has to wake another when its time comes.
+    """
+
+    clock = "paced"
+
+    def __init__(self, inner: Pollable, duration: Duration):
+        """Pace a backend.
+
+        Args:
+          inner: where the jobs are computed; it stays open.
+          duration: seconds that a job takes at least.
+        """
+        self._inner = inner
+        self._timetable = Timetable(duration)
+        self._booked: dict[int, Booking] = {}  # by job id: what is under way, and not dropped
+        self._computed: dict[int, tuple[Event, Span | None]] = {}  # by job id: what lies ready, with its real times
+
+    def now(self) -> float:
+        return self._inner.now()
+
+    def prepare(self, requests: Sequence[Request], servers: Sequence[str]) -> None:
+        """Read prompts on every server before the clock starts: that of `requests[i]` goes to slot i.
+
+        Raises:
+          WorkerError: a server failed; its exception is the cause.
+        """
+        jobs = [(server, request, slot) for server in servers for slot, request in enumerate(requests)]
+        try:
+            for job, (server, request, slot) in enumerate(jobs):
+                self._inner.submit(Prefill(server, job, request, request.prompt[:-1], slot))
+            for _ in jobs:
+                event, _ = self._inner.next_event()
+                if isinstance(event, Failed):
+                    raise WorkerError(event)
+        finally:
+            self._inner.drain()
+
+    def submit(self, order: Order) -> None:
+        now = self.now()
+        if isinstance(order, Cancel):
+            dropped, moved = self._timetable.cancel(order, now)
+            for job in dropped:  # computed or not, its answer is not wanted
+                self._forget(job.job)
+            self._booked.update((booking.job.job, booking) for booking in moved)
+        else:
+            self._booked[order.job] = self._timetable.enqueue(order, now)
+        self._inner.submit(order)
+
+    def next_event(self) -> tuple[Event, Span | None]:
+        while True:
+            if not self._computed:
+                self._hold(self._inner.next_event())
+                continue
+            job = self._earliest()
+            wait_s = self._due(job) - self.now()
+            if wait_s <= 0:
+                return self._deliver(job)
+            if found := self._inner.poll(max(wait_s - WAKE_UP_S, 0.0)):
+                self._hold(found)
+            elif wait_s <= WAKE_UP_S:
+                time.sleep(0)  # the last stretch: a timed wait would overshoot it
+
+    def ready(self) -> bool:
+        while found := self._inner.poll(0.0):
+            self._hold(found)
+        return bool(self._computed) and self._due(self._earliest()) - self.now() <= SOON_S
+
+    def drain(self) -> tuple[Span, ...]:
+        """End the run, and return the spans of what had begun."""
+        now = self.now()
+        begun = [booking for booking in self._booked.values() if booking.start <= now]
+        spans = [span_of(job, start, end, self._computed.get(job.job, (None,))[0]) for start, end, job in begun]
+        self._booked.clear()
+        self._computed.clear()
+        self._inner.drain()
+        return tuple(span for span in spans if span)
+
+    def _hold(self, found: tuple[Event, Span | None]) -> None:
+        """Keep an event until it is due, if it is wanted still; bad news always is."""
+        event, _ = found
+        if event.job in self._booked or isinstance(event, Failed):
+            self._computed[event.job] = found
+
+    def _earliest(self) -> int:
+        return min(self._computed, key=self._due)
+
+    def _due(self, job: int) -> float:
+        """When the event of a computed job is due; bad news is, at once."""
+        return 0.0 if isinstance(self._computed[job][0], Failed) else self._booked[job].end
+
+    def _deliver(self, job: int) -> tuple[Event, Span | None]:
+        event, span = self._computed[job]
+        booking = self._booked.get(job)
+        self._forget(job)
+        if booking is None or span is None:
+            return event, span
+        return event, span_of(booking.job, booking.start, max(booking.end, span.end_s), event)
+
+    def _forget(self, job: int) -> None:
+        self._booked.pop(job, None)
+        self._computed.pop(job, None)
