@@ -1,4 +1,4 @@
-"""The flags of every launcher as they are defined: for docs/flags.md, and for the tests that parse documented commands.
+"""The flags of every launcher as they are defined: for docs/flags.md, and for tests that parse documented commands.
 
 Launchers define flags of the same names, so two of them cannot be imported as they are. Here each is imported in turn
 and its flags are taken out of the global ones.
@@ -69,51 +69,3 @@ def read(name: str) -> Launcher:
     for flag in defined:
         delattr(flags.FLAGS, flag.name)
     return Launcher(module, defined)
-
-
-# ------------------------------------------------------------------------------------------------------ as Markdown
-
-HEAD = """# Flags
-
-Flags are written `--name=value`. A flag marked *list* takes several values with commas between them; one marked
-*repeatable* may be given several times. `--help` prints the same.
-
-This page is made from the scripts by `python launch/write_docs.py`, and a test compares the two.
-"""
-
-
-def markdown() -> str:
-    """Lay out the flags of all launchers, a table for each."""
-    return HEAD + "".join(_section(name, read(name)) for name in names())
-
-
-def _section(name: str, launcher: Launcher) -> str:
-    title, _, text = launcher.module.__doc__.strip().partition("\n")
-    rows = "".join(_row(flag) for flag in launcher.flags)
-    table = f"| flag | default | meaning |\n|---|---|---|\n{rows}" if rows else "It has no flags of its own.\n"
-    return f"\n## launch/{name}.py\n\n{title}\n\n```text\n{text.strip()}\n```\n\n{table}"
-
-
-def _row(flag: flags.Flag) -> str:
-    return f"| `--{flag.name}` | {_default(flag)} | {_meaning(flag)} |\n"
-
-
-def _default(flag: flags.Flag) -> str:
-    value = flag.default
-    if value is None or value == []:
-        return ""
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value).lower() if value in (True, False) else value
-    return f"`{_relative(str(text))}`"
-
-
-def _relative(text: str) -> str:
-    """Write a default that lies in the repository without the place of the repository."""
-    return text.removeprefix(f"{FOLDER.parent}/")
-
-
-def _meaning(flag: flags.Flag) -> str:
-    choices = getattr(flag.parser, "enum_values", None)
-    kinds = [f"One of {', '.join(f'`{choice}`' for choice in choices)}."] if choices else []
-    kinds += ["*Repeatable.*"] if isinstance(flag, flags.MultiFlag) else []
-    kinds += ["*List.*"] if isinstance(flag.parser, flags.ListParser) else []
-    return " ".join([flag.help.replace("\n", " ").replace("|", "\\|"), *kinds])

@@ -118,4 +118,5 @@ def _box(room: Room, kind: str, left: float, right: float, level: int) -> Iterat
 
 def _text(x: float, y: float, words: str, size: int, colour: str, bold: bool = False) -> str:
     weight = ' font-weight="bold"' if bold else ""
-    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="middle" fill="{colour}"{weight}>{escape(words)}</text>'
+    style = f'font-size="{size}" text-anchor="middle" fill="{colour}"{weight}'
+    return f'<text x="{x:g}" y="{y:g}" {style}>{escape(words)}</text>'

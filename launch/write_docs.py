@@ -8,14 +8,16 @@ Run it after a flag has changed or a package has moved; `tests/test_readme.py` f
 from pathlib import Path
 
 import _cli
-import _flags
+import _flag_page
 import _rooms
+
+from dsi_jax import Config
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main() -> None:
-    for name, text in {"flags.md": _flags.markdown(), "rooms.svg": _rooms.svg()}.items():
+    for name, text in {"flags.md": _flag_page.markdown(Config()), "rooms.svg": _rooms.svg()}.items():
         (DOCS / name).write_text(text, encoding="utf-8")
         print(f"wrote docs/{name}")
 
