@@ -52,8 +52,18 @@ def open_model(source: ModelSource, progress: bool = True) -> OpenedModel:
     """
     opened = open_source(source)
     tokenizer = store.read_tokenizer(source.tokenizer) if source.tokenizer else opened.tokenizer()
+    _check_ends(source.path, tokenizer, opened.config)
     load = functools.partial(load_params, opened, progress=progress, weights=source.weights)
     return OpenedModel(opened.config, tokenizer, load)
+
+
+def _check_ends(path: str, tokenizer: TextTokenizer | None, config: ModelConfig) -> None:
+    for token in tokenizer.eos_ids if tokenizer else ():
+        if not 0 <= token < config.vocab_size:
+            raise ValueError(
+                f"{path}: eos_token_id={token} lies outside the model's {config.vocab_size} tokens, so no text would "
+                "end there; correct it in generation_config.json or config.json"
+            )
 
 
 def open_source(source: ModelSource) -> Source:

@@ -8,31 +8,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dsi_jax.models.config import ROPE_KINDS, Rope
+from dsi_jax.models.config import ROPE_KINDS, Rope, check_type
 
 Fields = Mapping[str, Any]  # config.json, the family's defaults filled in
 
-_KNOWN = frozenset(
-    {
-        "rope_type",
-        "type",
-        "rope_theta",
-        "partial_rotary_factor",
-        "factor",
-        "original_max_position_embeddings",
-        "attention_factor",
-        "beta_fast",
-        "beta_slow",
-        "truncate",
-        "mscale",
-        "mscale_all_dim",
-        "short_factor",
-        "long_factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "finetuned",  # of no consequence
-    }
-)
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("rope_type", "type"), str),
+    **dict.fromkeys(("truncate", "finetuned"), bool),  # the second one says only how the model was trained
+    **dict.fromkeys(("short_factor", "long_factor"), list),
+    **dict.fromkeys(("rope_theta", "partial_rotary_factor", "factor", "attention_factor"), float),
+    **dict.fromkeys(("beta_fast", "beta_slow", "mscale", "mscale_all_dim"), float),
+    **dict.fromkeys(("low_freq_factor", "high_freq_factor"), float),
+    "original_max_position_embeddings": int,
+}
 
 
 def plain_rope(fields: Fields) -> dict[str, Any]:
@@ -62,18 +50,27 @@ def neox_rope(fields: Fields) -> dict[str, Any]:
 
 def gemma3_rope(fields: Fields) -> tuple[dict[str, Any], float]:
     """`rope_theta` and `rope` of the full layers, and the theta of the sliding ones, which are plain."""
-    nested = fields.get("rope_parameters") or {}
-    if unknown := sorted(set(nested) - {"full_attention", "sliding_attention"}):
-        raise ValueError(f"rope_parameters {unknown} are not implemented; they are for full or sliding attention")
-    full = (nested.get("full_attention") or {}) | (fields.get("rope_scaling") or {})
-    local = nested.get("sliding_attention") or {}
+    nested = dict(fields.get("rope_parameters") or {})
+    full = (nested.pop("full_attention", None) or {}) | (fields.get("rope_scaling") or {})
+    local = nested.pop("sliding_attention", None) or {}
     for given in (full, local):
         _check_known(given)
         _need_whole(given)
     if _kind(local) != "default":
         raise ValueError(f"rope type {_kind(local)!r} of sliding layers is not implemented; use plain ones there")
     theta = _theta(full, fields["rope_theta"])
+    _check_flat(nested, theta)
     return {"rope_theta": theta, "rope": _rope(fields, full)}, _theta(local, fields["rope_local_base_freq"])
+
+
+def _check_flat(given: Fields, theta: float) -> None:
+    """Refuse what stands in `rope_parameters` beside its two kinds of layers, where Transformers passes over it."""
+    _check_known(given)
+    if _kind(given) != "default" or _theta(given, theta) != theta:
+        raise ValueError(
+            f"rope_parameters {dict(given)} belong neither to full_attention nor to sliding_attention, so that "
+            f"Transformers passes over them and turns full layers by rope_theta={theta}; put them under full_attention"
+        )
 
 
 def longest(fields: Fields, length: int) -> int:
@@ -92,8 +89,11 @@ def _given(fields: Fields) -> Fields:
 
 
 def _check_known(given: Fields) -> None:
-    if unknown := sorted(set(given) - _KNOWN):
+    if unknown := sorted(set(given) - set(_KINDS)):
         raise ValueError(f"rotary field {unknown[0]}={given[unknown[0]]!r} is not implemented; use a model without it")
+    for name, value in given.items():
+        if value is not None:
+            check_type(name, value, (_KINDS[name],), "; correct it in the file, or fetch the file again")
 
 
 def _need_whole(given: Fields) -> None:

@@ -159,7 +159,6 @@ class Controller:
                 case Cancel():
                     view.drafts.restart()
                     self._timing.restarted(view.id)
-                    self._timing.epoch_begins()
                     actions.append(outcome)
                 case Boundary():
                     actions.append(self._settle(view, outcome))
