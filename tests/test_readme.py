@@ -89,7 +89,8 @@ def in_words(name: str, arguments: list[str]) -> str:
 
 
 WRITTEN = {in_words(*call): call for page, text in PAGES.items() if page != "docs/flags.md" for call in commands(text)}
-SHOWN = {in_words(*call): call for call in commands(PAGES["docs/flags.md"])}  # what --help shows
+CARDS = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "configs").glob("*.py"))]
+SHOWN = {in_words(*call): call for text in (PAGES["docs/flags.md"], *CARDS) for call in commands(text)}
 
 
 def test_every_command_is_run_here_or_said_to_be_costly():
