@@ -14,6 +14,7 @@ from dsi_jax import Config
 from dsi_jax import config as config_lib
 from dsi_jax.checkpoints.families import FAMILIES
 from dsi_jax.checkpoints.gguf_config import ARCHITECTURES
+from dsi_jax.drafters import KINDS
 from dsi_jax.telemetry.run import Run
 
 ROOT = Path(__file__).parent.parent
@@ -194,6 +195,11 @@ def test_every_field_of_a_run_is_explained():
     page = PAGES["docs/reports.md"]
     table = page[page.index("| field of a run |") : page.index("## timeline.png")]
     assert first_cells(table) == {field.name for field in dataclasses.fields(Run)}
+
+
+def test_every_kind_of_drafter_is_explained():
+    page = PAGES["docs/models.md"]
+    assert first_cells(page[page.index("| kind |") : page.index("## Target and drafter")]) == set(KINDS)
 
 
 def test_every_family_is_listed():

