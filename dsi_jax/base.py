@@ -37,7 +37,7 @@ class Sampling:
     temperature: float = 0.0  # 0: greedy
     top_k: int = 0  # keep the k likeliest tokens; 0: all
     top_p: float = 1.0  # keep the smallest set of likeliest tokens with this mass
-    seed: int = 0
+    seed: int = 0  # of the noise
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -114,10 +114,6 @@ class Policy:
     drafts: bool = True  # whether it uses the drafter
     targets: Callable[[int], int] = lambda sp_degree: sp_degree  # how many target servers one sequence keeps busy
     adapts: bool = False  # lookahead=auto is derived anew as the run shows its latencies and acceptance
-
-    def servers(self, sp_degree: int) -> tuple[str, ...]:
-        """The servers that it keeps busy with one sequence."""
-        return (DRAFTER,) * self.drafts + tuple(target(i) for i in range(self.targets(sp_degree)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +235,7 @@ class Verify:
 
 @dataclasses.dataclass(frozen=True)
 class Settle:
-    """Judge one draft by the target's distribution that the window `verify` left on the device (rejection rule only)."""
+    """Judge one draft by the distribution that an earlier Verify left on the target's device (rejection rule only)."""
 
     server: str
     job: int
@@ -248,7 +244,7 @@ class Settle:
     position: int
     token: int
     evidence: Handle | None  # the drafter's
-    verify: int  # job id of the Verify whose last row decides; the same server ran it
+    verify: int  # job id of that Verify, whose last row decides; the same server ran it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -376,6 +372,7 @@ class WorkerError(RuntimeError):
     def __init__(self, failed: Failed):
         super().__init__(f"{failed.server} failed: {failed.message}")
         self.__cause__ = failed.error
+        self.results: list[Any] = []  # what there is of every prompt of the call, filled in by the engine
 
 
 Event = Prefilled | Drafted | Verified | Settled | Digested | Failed

@@ -1,15 +1,15 @@
-"""What the launchers share: devices, and one line instead of a traceback when something goes wrong.
+"""What the launchers share: devices, checks of flags, and one line instead of a traceback when something goes wrong.
 
-Exit codes: 2 a caller's mistake, 1 a server that failed or hung during a run, 130 an interrupt.
+Exit codes: 2 a caller's mistake, 1 a server that failed or hung during a run, 130 an interrupt, 143 SIGTERM.
 """
 
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
+import _interrupt  # before what takes long to import
 from absl import app, flags, logging
 
-from dsi_jax import Config
+from dsi_jax import Config, Latencies
 from dsi_jax.base import WorkerError
 from dsi_jax.placement.host import use_cpu_devices
 
@@ -28,10 +28,10 @@ def run(main: Callable[[], None]) -> None:
             _stop(f"error: {error}", 1)
         except (ValueError, OSError) as error:
             _stop(f"error: {error}", 2)
-        except KeyboardInterrupt:
-            _stop("interrupted; nothing was written", 130)
 
-    app.run(guarded, flags_parser=_parse)
+    _interrupt.install()
+    with _interrupt.guarded():
+        app.run(guarded, flags_parser=_parse)
 
 
 def use_devices(config: Config) -> None:
@@ -41,16 +41,40 @@ def use_devices(config: Config) -> None:
     use_cpu_devices(CPU_DEVICES, one_core_each=servers > 1)
 
 
-def read_text(path: str) -> str:
-    """Read a prompt.
+def latencies(target_ms: float, drafter_ms: float, jitter: float = 0.0, seed: int = 0) -> Latencies:
+    """Turn flags into latencies.
 
     Raises:
-      ValueError: the file is missing or is not text.
+      ValueError: one is not positive; it is named as the flag is, in milliseconds.
     """
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read a prompt from {path}: {error}") from None
+    for name, value in (("target_ms", target_ms), ("drafter_ms", drafter_ms)):
+        if not 0 < value < float("inf"):
+            raise ValueError(f"--{name}={value:g} must be a positive number of milliseconds")
+    return Latencies(target_ms / 1e3, drafter_ms / 1e3, jitter, seed=seed)
+
+
+def numbers(flag: str, texts: Sequence[str], kind: Callable[[str], float], words: str, least: float) -> list[float]:
+    """Read the values of a list flag.
+
+    Args:
+      flag: its name.
+      texts: its values.
+      kind: int or float.
+      words: what a value must be, such as "an integer".
+      least: the smallest value that is allowed.
+
+    Raises:
+      ValueError: a value is something else.
+    """
+    values = []
+    for text in texts:
+        try:
+            values.append(kind(text))
+        except ValueError:
+            values.append(float("nan"))
+        if not least <= values[-1] < float("inf"):
+            raise ValueError(f"--{flag}: {text!r} must be {words} of at least {least}")
+    return values
 
 
 def _parse(argv: list[str]) -> list[str]:

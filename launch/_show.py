@@ -1,47 +1,116 @@
-"""How launchers show a run: streamed text, the table, columns side by side, and the files of `--out`."""
+"""How launchers run and show policies: streamed text, repeated runs, columns side by side, and the files of `--out`."""
 
+import atexit
+import contextlib
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsi_jax import Algorithm, Engine, Latencies, Result
-from dsi_jax.telemetry import plots, report, timeline
+from dsi_jax import Engine, Latencies, Policy, Result, files
+from dsi_jax.policies import POLICIES, find_policy
+from dsi_jax.telemetry import comparison, plots, report, timeline
+from dsi_jax.telemetry.style import drawing_order
 
-NAMES = {Algorithm.DSI: "DSI", Algorithm.SI: "SI", Algorithm.NON_SI: "non-SI"}
-ORDER = (Algorithm.NON_SI, Algorithm.DSI, Algorithm.SI)  # DSI before SI, whose lookahead then knows the acceptance
+REPEATS = 3  # of every run that is compared with another
+
+_held: dict[Path, contextlib.ExitStack] = {}  # output directories of this process
 
 
 def check_out(out: str) -> Path:
-    """Make the output directory before any work is done, so that a bad --out costs nothing."""
-    path = Path(out)
+    """Make the output directory before any work is done, and keep it to this process until it ends.
+
+    Raises:
+      ValueError: it cannot be written to, or another process is writing to it.
+    """
+    path = Path(out).absolute()
+    if path in _held:
+        return Path(out)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".probe"
-        probe.touch()
-        probe.unlink()
+        lock = contextlib.ExitStack()
+        lock.enter_context(files.held(path, " ".join(Path(sys.argv[0]).parts[-2:])))
     except OSError as error:
         raise ValueError(f"--out={out} is not writable ({error.strerror}); choose another directory") from None
-    return path
+    _held[path] = lock
+    atexit.register(lock.close)
+    return Path(out)
 
 
-def run_algorithms(
-    engine: Engine, prompts: Sequence[str], algorithms: Sequence[Algorithm], latencies: Latencies | None, **options
+def read_policies(names: Sequence[str]) -> list[Policy]:
+    """Find the policies of an `--algorithm` flag: names of the registry, files, or "all" of the registry.
+
+    Raises:
+      ValueError: one is not known, or is there twice.
+    """
+    policies = [policy for name in names for policy in (POLICIES.values() if name == "all" else [find_policy(name)])]
+    if not policies:
+        raise ValueError(f"--algorithm is empty; choose one of {', '.join(POLICIES)}, or all")
+    found = [policy.name for policy in policies]
+    if twice := {name for name in found if found.count(name) > 1}:
+        raise ValueError(f"--algorithm has {min(twice)} twice; name every algorithm once")
+    return policies
+
+
+# ------------------------------------------------------------------------------------------------------------ running
+
+
+def run_policies(
+    engine: Engine,
+    prompts: Sequence[str],
+    policies: Sequence[Policy],
+    latencies: Latencies | None,
+    repeats: int | None = None,
 ) -> list[Result]:
-    """Run every algorithm on every prompt, streaming the text; returns the results, prompt by prompt."""
+    """Run every policy on every prompt, streaming the first text of each; returns the results, prompt by prompt.
+
+    Several policies are compared fairly: each makes an uncounted run first, then all run in turn, `repeats` times, and
+    `lookahead=auto` reckons with the acceptance rate that the uncounted runs had.
+
+    Args:
+      engine: of one pair.
+      prompts, policies: to be run.
+      latencies: of paced runs; None: unpaced.
+      repeats: default 3 where policies are compared, else 1.
+    """
+    for prompt in prompts:
+        engine.check(prompt)
+    repeats = repeats or (REPEATS if len(policies) > 1 else 1)
+    options = {"latencies": latencies}
+    if len(policies) > 1 or repeats > 1:
+        options["acceptance"] = _warm(engine, prompts[0], policies, latencies)
     results = []
     for prompt in prompts:
-        engine.check(prompt, options.get("max_new_tokens"))
-    for prompt in prompts:
-        for algorithm in algorithms:
-            plan = engine.plan(algorithm, options.get("lookahead"), latencies)
-            detail = "" if algorithm == Algorithm.NON_SI else f", lookahead {plan.lookahead}"
-            detail += f", SP {plan.sp_degree}" if algorithm == Algorithm.DSI else ""
-            print(f"--- {NAMES[algorithm]} ({'paced' if latencies else 'unpaced'}{detail})", flush=True)
-            sys.stdout.write(prompt + ("\n" if engine.config.chat else ""))
-            results += engine.generate([prompt], algorithm=algorithm, latencies=latencies, on_text=_write, **options)
-            print("\n", flush=True)
+        for repetition, policy in comparison.interleaved(policies, repeats):
+            show = _announce if repetition == 0 else _say_nothing
+            results += show(engine, prompt, policy, options)
+        if repeats > 1:
+            print(f"--- and {repeats - 1} more of each, in turn, not shown\n", flush=True)
     return results
+
+
+def _warm(engine: Engine, prompt: str, policies: Sequence[Policy], latencies: Latencies | None) -> float:
+    """Run every policy once, uncounted; returns the acceptance rate after that."""
+    for policy in policies:
+        engine.generate([prompt], algorithm=policy, latencies=latencies, on_text=_ignore)
+    return engine.plan(policies[-1], None, latencies).forecast.acceptance
+
+
+def _announce(engine: Engine, prompt: str, policy: Policy, options: dict) -> list[Result]:
+    """Run once and show the text as it is settled."""
+    plan = engine.plan(policy, None, **options)
+    detail = f", lookahead {plan.lookahead}" if policy.drafts else ""
+    detail += f", SP {plan.sp_degree}" if policy.targets(plan.sp_degree) > 1 else ""
+    print(f"--- {policy.label} ({'paced' if options['latencies'] else 'unpaced'}{detail})", flush=True)
+    sys.stdout.write(prompt + ("\n" if engine.config.chat else ""))
+    results = engine.generate([prompt], algorithm=policy, on_text=_write, **options)
+    print("\n", flush=True)
+    return results
+
+
+def _say_nothing(engine: Engine, prompt: str, policy: Policy, options: dict) -> list[Result]:
+    """Run once; the text is made as if it were shown."""
+    return engine.generate([prompt], algorithm=policy, on_text=_ignore, **options)
 
 
 def _write(piece: str) -> None:
@@ -49,32 +118,28 @@ def _write(piece: str) -> None:
     sys.stdout.flush()
 
 
-def fastest(results: Sequence[Result]) -> str:
-    """Say plainly which algorithm to use here, on each backend that was run."""
-    lines = []
-    for backend in dict.fromkeys(result.run.backend for result in results):
-        runs = [result.run for result in results if result.run.backend == backend]
-        rates = {}
-        for name in dict.fromkeys(run.algorithm for run in runs):
-            mine = [run for run in runs if run.algorithm == name]
-            rates[name] = sum(run.new_tokens for run in mine) / sum(run.wall_s for run in mine)
-        if len(rates) > 1:
-            best, second = sorted(rates, key=rates.get, reverse=True)[:2]
-            names = {name: NAMES[Algorithm(name)] for name in (best, second)}
-            gain = rates[best] / rates[second]
-            lines.append(f"fastest, {backend}: {names[best]}, {gain:.2f}x the speed of {names[second]}")
-    return "\n".join(lines)
+def _ignore(piece: str) -> None:
+    del piece
+
+
+# ------------------------------------------------------------------------------------------------------------ showing
+
+
+def rounding(engine: Engine) -> str | None:
+    """Say which servers round differently: "" if none does, None if nobody looked."""
+    found = engine.exactness
+    return None if found is None else "; ".join(found.differing)
 
 
 def columns(engine: Engine, results: Sequence[Result], width: int = 36, rows: int = 14) -> str:
     """Put the texts side by side, each as far as it was at the moment the first one was complete."""
+    results = _typical(results, results[0].run.prompt)
+    order = drawing_order(result.run.algorithm for result in results)
     moment = min(result.trace.commits[-1].time_s for result in results)
-    order = {algorithm: rank for rank, algorithm in enumerate((Algorithm.DSI, Algorithm.SI, Algorithm.NON_SI))}
     blocks = []
-    for result in sorted(results, key=lambda result: order[Algorithm(result.run.algorithm)]):
+    for result in sorted(results, key=lambda result: order.index(result.run.algorithm)):
         ids = [t for commit in result.trace.commits if commit.time_s <= moment for t in commit.tokens]
-        name = NAMES[Algorithm(result.run.algorithm)]
-        lines = [f"{name}: {len(ids)} of {len(result.tokens)} tokens", "-" * width]
+        lines = [f"{result.run.label}: {len(ids)} of {len(result.tokens)} tokens", "-" * width]
         text = result.run.prompt + engine.tokenizer.decode(ids)
         for line in text.splitlines():
             lines += textwrap.wrap(line, width, drop_whitespace=False) or [""]
@@ -87,17 +152,30 @@ def columns(engine: Engine, results: Sequence[Result], width: int = 36, rows: in
 
 
 def save(out: Path, engine: Engine, results: Sequence[Result]) -> None:
-    """Write report.json, trace.json and timeline.png, and say where."""
-    runs = [result.run for result in results]
+    """Write report.json, trace.json and timeline.png, and say where.
+
+    Of repeated runs, trace.json and timeline.png show the one of median time; timeline.png shows the first prompt, on
+    the backend that was run last.
+    """
     servers = {server: list(names) for server, names in engine.devices.items()}
     facts = report.environment(servers=servers, target_s=engine.measured.target_s, drafter_s=engine.measured.drafter_s)
-    report.write_report(out / "report.json", runs, facts, report.identical(runs))
-    first = [r for r in results if r.run.prompt == results[-1].run.prompt and r.run.backend == results[-1].run.backend]
-    timeline.write_trace(out / "trace.json", [result.trace for result in results])
+    report.write_report(out / "report.json", [result.run for result in results], facts, rounding(engine))
+    shown = _typical(results)
+    prompts = list(dict.fromkeys(result.run.prompt for result in shown))
+    notes = [f"prompt {prompts.index(result.run.prompt) + 1}" if len(prompts) > 1 else "" for result in shown]
+    timeline.write_trace(out / "trace.json", [result.trace for result in shown], notes)
     written = ["report.json", "trace.json (open it in ui.perfetto.dev)"]
+    last = [result for result in shown if result.run.backend == shown[-1].run.backend]
+    first = [result.trace for result in last if result.run.prompt == prompts[0] and result.trace.commits]
     try:
-        plots.timeline_png(out / "timeline.png", [result.trace for result in first])
+        plots.timeline_png(out / "timeline.png", first, prompt=prompts[0])
         written.insert(1, "timeline.png")
     except ImportError:
         print("no timeline.png: matplotlib is missing (pip install 'dsi-jax[plots]')")
     print(f"wrote {', '.join(written)} to {out}/")
+
+
+def _typical(results: Sequence[Result], prompt: str | None = None) -> list[Result]:
+    """Of repeated runs, the ones of median time; with a prompt, its own alone."""
+    chosen = {id(run) for run in comparison.typical(result.run for result in results)}
+    return [result for result in results if id(result.run) in chosen and prompt in (None, result.run.prompt)]

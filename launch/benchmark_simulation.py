@@ -16,12 +16,13 @@ import _cli
 import _show
 from absl import flags
 
-from dsi_jax.base import Algorithm
-from dsi_jax.control.rule import Blocks
+from dsi_jax.base import Blocks, Trace
+from dsi_jax.files import write_json
+from dsi_jax.paper import heatmap
+from dsi_jax.policies import DSI
 from dsi_jax.simulation.setting import Setting, virtual_run
-from dsi_jax.sweeps import heatmap
 from dsi_jax.sweeps.compare import draw_outcomes
-from dsi_jax.telemetry import figures, report
+from dsi_jax.telemetry.cost import cost_png
 
 _OUT = flags.DEFINE_string("out", "out/simulation", "Directory for simulation.json and cost.png.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements of which the median is taken.")
@@ -38,9 +39,9 @@ def main() -> None:
         "SP degree": curve([(sp_degree, 5000) for sp_degree in SP_DEGREES], SP_DEGREES),
         "tokens": curve([(64, tokens) for tokens in LENGTHS], LENGTHS),
     }
-    figures.cost_png(out / "cost.png", curves)
+    cost_png(out / "cost.png", curves)
     result = {"curves": curves, "hour": hour(), "sweep": sweep(), "heatmap": heatmaps()}
-    report.write_json(out / "simulation.json", result, indent=1)
+    write_json(out / "simulation.json", result, indent=1)
     for name, one in curves.items():
         costs = ", ".join(f"{x}: {1e6 * cost:.1f}" for x, cost in zip(one["x"], one["seconds_per_event"], strict=True))
         print(f"us per event over {name}: {costs}")
@@ -62,11 +63,11 @@ def per_event(sp_degree: int, tokens: int) -> float:
     return wall_s / len(trace.spans)
 
 
-def timed(sp_degree: int, tokens: int):
+def timed(sp_degree: int, tokens: int) -> tuple[float, Trace]:
     setting = Setting(**PAIR, sp_degree=sp_degree, new_tokens=tokens)
     wrong = draw_outcomes(setting.acceptance, 1, tokens)[0]
     begin = time.perf_counter()
-    trace = virtual_run(setting, Algorithm.DSI, Blocks(0, 1), wrong)
+    trace = virtual_run(setting, DSI, Blocks(0, 1), wrong)
     return time.perf_counter() - begin, trace
 
 

@@ -1,27 +1,37 @@
-"""Generate text with non-SI, SI or DSI, and write down what was measured.
+"""Generate text with non-SI, SI, DSI or a policy of your own, and write down what was measured.
 
   python launch/generate.py --config=configs/demo.py --algorithm=all --prompt='def main():' --out=out/mine
   python launch/generate.py --config=configs/demo.py --backend=paced --target_ms=20.6 --drafter_ms=6.8
   python launch/generate.py --config=configs/smollm2.py --prompt='What is the capital of France?'
+  python launch/generate.py --config=configs/demo.py --algorithm=my_policy.py,dsi
+  python launch/generate.py --config=configs/demo.py --prompts=prompts.txt --concurrency=4 --out=out/many
 
-`--out` receives report.json, timeline.png and trace.json. Every field of the config can be set by
---set=field=value, such as --set=mesh.target_tp=2.
+`--out` receives report.json, timeline.png and trace.json. With `--prompts`, a file with one prompt per line, it
+receives results.jsonl, a line for each result as it is complete; the same command goes on where an earlier one ended.
+Every field of the config can be set by --set=field=value, such as --set=mesh.target_tp=2.
 """
 
 from collections.abc import Sequence
 
+import _batch
 import _cli
 import _show
 from absl import flags
 
 import dsi_jax
 from dsi_jax import config as config_lib
-from dsi_jax.telemetry import report
+from dsi_jax import prompts as prompts_lib
+from dsi_jax.telemetry import comparison
+from dsi_jax.telemetry.table import table
 
 _CONFIG = flags.DEFINE_string("config", "configs/demo.py", "Experiment card.")
-_ALGORITHM = flags.DEFINE_enum("algorithm", "dsi", ["non_si", "si", "dsi", "all"], "Which algorithm to run.")
+_ALGORITHM = flags.DEFINE_list(
+    "algorithm", ["dsi"], f"Any of {', '.join(dsi_jax.POLICIES)}; all of them: all; or a file with a policy of yours."
+)
 _PROMPT = flags.DEFINE_multi_string("prompt", None, "Prompt; may be given several times. Default: the card's.")
 _PROMPT_FILE = flags.DEFINE_string("prompt_file", None, "A file whose whole text is the prompt.")
+_PROMPTS = flags.DEFINE_string("prompts", None, "A file with a prompt per line: text, or a JSON object.")
+_CONCURRENCY = flags.DEFINE_integer("concurrency", None, "With --prompts: how many are under way at once.")
 _TOKENS = flags.DEFINE_integer("max_new_tokens", None, "Tokens to generate.")
 _TEMPERATURE = flags.DEFINE_float("temperature", None, "0 is greedy.")
 _TOP_K = flags.DEFINE_integer("top_k", None, "0 keeps every token.")
@@ -35,51 +45,73 @@ _TARGET_MS = flags.DEFINE_float("target_ms", None, "Paced: milliseconds of a tar
 _DRAFTER_MS = flags.DEFINE_float("drafter_ms", None, "Paced: milliseconds of a draft token; default 6.8.")
 _JITTER = flags.DEFINE_float("jitter", None, "Paced: latencies vary by this fraction, up and down; default 0.")
 _ACCEPTANCE = flags.DEFINE_float("acceptance", None, "Use a synthetic drafter that is right at this rate.")
+_REPEATS = flags.DEFINE_integer("repeats", None, "Runs of each algorithm; default 3 if several are compared, else 1.")
 _OUT = flags.DEFINE_string("out", None, "Directory for report.json, timeline.png, trace.json.")
 _SET = flags.DEFINE_multi_string("set", [], "field=value, any field of the config.")
 
 
 def main() -> None:
+    policies = _show.read_policies(_ALGORITHM.value)
     config = config_lib.load(_CONFIG.value, overrides(), dsi_jax.Config)
     prompts = read_prompts(config)
     latencies = read_latencies()
+    if _REPEATS.value is not None and _REPEATS.value < 1:
+        raise ValueError(f"--repeats={_REPEATS.value} must be at least 1")
     out = _show.check_out(_OUT.value) if _OUT.value else None
-    algorithms = _show.ORDER if _ALGORITHM.value == "all" else [dsi_jax.Algorithm(_ALGORITHM.value)]
     _cli.use_devices(config)
+    if _PROMPTS.value:
+        _batch.run(config, prompts, policies, latencies, out)
+        return
+    dsi_jax.check_requests(config, prompts)
     with dsi_jax.Engine(config, progress=True) as engine:
-        results = _show.run_algorithms(engine, prompts, algorithms, latencies)
-        print(report.table([result.run for result in results]))
-        print(_show.fastest(results))
+        results = _show.run_policies(engine, prompts, policies, latencies, _REPEATS.value)
+        runs = [result.run for result in results]
+        print("\n".join([table(runs, _show.rounding(engine)), *comparison.verdicts(runs)]))
         if out:
             _show.save(out, engine, results)
 
 
-def read_prompts(config: dsi_jax.Config) -> Sequence[str]:
+def read_prompts(config: dsi_jax.Config) -> Sequence[str] | Sequence[prompts_lib.Line]:
     """Take the prompts from the flags or else from the card, before any model is loaded."""
-    if _PROMPT.value and _PROMPT_FILE.value:
-        raise ValueError("both --prompt and --prompt_file are given; choose one of them")
-    prompts = [_cli.read_text(_PROMPT_FILE.value)] if _PROMPT_FILE.value else _PROMPT.value or config.prompts
+    given = {"prompt": _PROMPT.value, "prompt_file": _PROMPT_FILE.value, "prompts": _PROMPTS.value}
+    names = [f"--{name}" for name, value in given.items() if value]
+    if len(names) > 1:
+        raise ValueError(f"both {names[0]} and {names[1]} are given; choose one of them")
+    if _PROMPTS.value:
+        return read_batch()
+    if _CONCURRENCY.value is not None:
+        raise ValueError("--concurrency has no effect without --prompts=FILE; add that, or leave it out")
+    prompts = [prompts_lib.read_text(_PROMPT_FILE.value)] if _PROMPT_FILE.value else _PROMPT.value or config.prompts
     if not all(prompts) or not prompts:
         raise ValueError("the prompt is empty; give at least one character, in --prompt or --prompt_file")
     return prompts
+
+
+def read_batch() -> list[prompts_lib.Line]:
+    """Read the file of --prompts, and refuse flags that do not go with it."""
+    if not _OUT.value:
+        raise ValueError("--prompts needs --out=DIR, where results.jsonl goes")
+    if _REPEATS.value is not None:
+        raise ValueError("--repeats has no effect with --prompts, whose prompts are run once each; leave it out")
+    return prompts_lib.read_lines(_PROMPTS.value)
 
 
 def read_latencies() -> dsi_jax.Latencies | None:
     """The floors of a paced run; None for an unpaced one, which has no use for them."""
     given = {"target_ms": _TARGET_MS.value, "drafter_ms": _DRAFTER_MS.value, "jitter": _JITTER.value}
     given = {name: value for name, value in given.items() if value is not None}
-    if _BACKEND.value != "paced":
-        if given:
-            raise ValueError(f"--{next(iter(given))} has no effect without --backend=paced; add that, or leave it out")
-        return None
-    ms = {"target_ms": 20.6, "drafter_ms": 6.8, "jitter": 0.0} | given
-    return dsi_jax.Latencies(ms["target_ms"] / 1e3, ms["drafter_ms"] / 1e3, ms["jitter"])
+    if _BACKEND.value == "paced":
+        return _cli.latencies(**{"target_ms": 20.6, "drafter_ms": 6.8, "jitter": 0.0} | given)
+    if given:
+        raise ValueError(f"--{next(iter(given))} has no effect without --backend=paced; add that, or leave it out")
+    return None
 
 
 def overrides() -> list[str]:
     """Turn the flags that were given into config overrides; --set comes last and wins."""
     given = {
         "max_new_tokens": _TOKENS.value,
+        "concurrency": _CONCURRENCY.value,
         "sampling.temperature": _TEMPERATURE.value,
         "sampling.top_k": _TOP_K.value,
         "sampling.top_p": _TOP_P.value,

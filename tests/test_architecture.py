@@ -15,26 +15,30 @@ ROOT = Path(__file__).parent.parent
 # What each part of dsi_jax may import of the others; a dotted name allows one module only.
 MAY_IMPORT = {
     "base": set(),
+    "files": set(),
+    "wire": {"base"},
     "embedded": set(),
     "models": {"base"},
     "placement": {"base"},
-    "telemetry": {"base"},
-    "control": {"base"},
-    "simulation": {"base", "control"},
+    "planning": {"base"},
+    "control": {"base", "planning"},
+    "policies": {"base", "control", "planning"},
+    "simulation": {"base", "control", "planning"},
+    "telemetry": {"base", "policies", "files", "prompts"},
+    "prompts": {"base"},
     "decoding": {"base", "models"},
-    "runtime": {"base", "models", "decoding", "placement", "simulation.latency"},
-    "checkpoints": {"base", "models", "embedded"},
+    "drafters": {"base", "models", "decoding", "placement", "runtime.transfer", "runtime.programs", "runtime.shelf"},
+    "runtime": {"base", "models", "decoding", "placement", "drafters", "simulation.latencies", "simulation.timetable"},
+    "checkpoints": {"base", "models", "embedded", "files"},
     "training": {"base", "models", "checkpoints", "embedded"},
-    "planner": {"base", "control"},
-    "sweeps": {"base", "control", "simulation", "planner"},
-    "config": {"base", "checkpoints", "placement", "decoding"},
+    "sweeps": {"base", "control", "planning", "policies", "simulation"},
+    "config": {"base", "checkpoints", "placement", "drafters"},
 }
 MAY_IMPORT["engine"] = set(MAY_IMPORT) - {"training", "sweeps"}
-MAY_IMPORT[""] = MAY_IMPORT["engine"] | {"engine"}  # dsi_jax/__init__.py, the public names
-MAY_IMPORT["protocols"] = {"base", "config", "engine", "checkpoints", "placement", "telemetry"}
-MAY_IMPORT["protocols"] |= {"training.data", "simulation.latency"}
+MAY_IMPORT[""] = set()  # dsi_jax/__init__.py names its members and imports them when they are first used
+MAY_IMPORT["paper"] = set(MAY_IMPORT) - {""}  # the reproduction may use everything
 
-HOST_ONLY = {"base", "control", "simulation", "telemetry", "planner"}
+HOST_ONLY = {"base", "files", "wire", "policies", "planning", "control", "simulation", "telemetry", "prompts"}
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}
 LEAVES = {"launch", "configs", "tests", "colab"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve"}
@@ -245,7 +249,7 @@ def test_every_module_has_a_docstring(everything):
 
 def world(**sources: str) -> dict[str, str]:
     """A small dsi_jax: an empty module for every part, and some with a source (`control__loop` for control.loop)."""
-    names = {name for name in MAY_IMPORT if name} | {"control.policy", "simulation.latency", "simulation.backend"}
+    names = {name for name in MAY_IMPORT if name} | {"control.loop", "simulation.latencies", "simulation.virtual"}
     modules = {"dsi_jax": ""} | {f"dsi_jax.{name}": "" for name in names}
     return modules | {f"dsi_jax.{name.replace('__', '.')}": source for name, source in sources.items()}
 
@@ -254,11 +258,13 @@ def world(**sources: str) -> dict[str, str]:
     ("module", "source"),
     [
         ("base", "import dsi_jax.models"),
-        ("models", "from dsi_jax.control.policy import step"),
+        ("models", "from dsi_jax.control.loop import run"),
+        ("control__loop", "from dsi_jax.policies import DSI"),
+        ("planning", "from dsi_jax.control import loop"),
         ("control__loop", "from dsi_jax import runtime"),
-        ("control__loop", "def late():\n    from dsi_jax.simulation.latency import mix"),
-        ("runtime__backend", "from dsi_jax.simulation import backend"),
-        ("runtime__backend", "from dsi_jax.simulation.backend import VirtualBackend"),
+        ("control__loop", "def late():\n    from dsi_jax.simulation.latencies import Latencies"),
+        ("runtime__worker", "from dsi_jax.simulation import virtual"),
+        ("runtime__worker", "from dsi_jax.simulation.virtual import VirtualBackend"),
         ("engine", "from dsi_jax.training import data"),
         ("models", "from dsi_jax import Engine"),
         ("models", "import dsi_jax"),
@@ -271,17 +277,17 @@ def test_a_forbidden_import_is_found(module, source):
 
 
 def test_a_relative_import_is_refused():
-    assert forbidden_imports(world(control__loop="from .policy import step")) == [
-        "dsi_jax.control.loop imports .policy.step"
+    assert forbidden_imports(world(control__loop="from .record import Task")) == [
+        "dsi_jax.control.loop imports .record.Task"
     ]
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("control__loop", "from dsi_jax.control import policy"),
-        ("runtime__backend", "from dsi_jax.simulation.latency import Timetable"),
-        ("runtime__backend", "from dsi_jax.simulation import latency"),
+        ("control__loop", "from dsi_jax.control import work"),
+        ("runtime__worker", "from dsi_jax.simulation.latencies import Latencies"),
+        ("runtime__worker", "from dsi_jax.simulation import latencies"),
         ("engine", "from dsi_jax.runtime import transfer\nfrom dsi_jax.config import Config"),
     ],
 )
@@ -290,18 +296,16 @@ def test_an_allowed_import_passes(module, source):
 
 
 def test_a_cycle_is_found_even_inside_one_package_and_inside_functions():
-    loop = "from dsi_jax.control import policy"
-    assert cycle(world(control__loop=loop)) == []
+    loop = "from dsi_jax.control import work"
+    assert cycle(world(control__loop=loop, control__work="")) == []
     late = "def late():\n    from dsi_jax.control.loop import run"
-    assert {"dsi_jax.control.loop", "dsi_jax.control.policy"} <= set(
-        cycle(world(control__loop=loop, control__policy=late))
-    )
+    assert {"dsi_jax.control.loop", "dsi_jax.control.work"} <= set(cycle(world(control__loop=loop, control__work=late)))
 
 
 def test_device_libraries_are_found_in_host_only_modules():
     assert device_imports(world(models="import jax\nfrom flax import linen")) == []
-    assert device_imports(world(control__policy="import jax.numpy as jnp")) == ["dsi_jax.control.policy imports jax"]
-    assert device_imports(world(planner="def f():\n    from flax import linen")) == ["dsi_jax.planner imports flax"]
+    assert device_imports(world(control__loop="import jax.numpy as jnp")) == ["dsi_jax.control.loop imports jax"]
+    assert device_imports(world(planning="def f():\n    from flax import linen")) == ["dsi_jax.planning imports flax"]
 
 
 def test_matplotlib_is_refused_at_import_time_only():

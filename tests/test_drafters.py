@@ -257,7 +257,7 @@ def test_kinds_say_what_they_need_and_their_drafters_what_they_can_do():
 def test_impossible_drafters_are_refused():
     with pytest.raises(ValueError, match="only under verification=coupled"):
         find_kind("synthetic").build(context(Verification.REJECTION))
-    with pytest.raises(ValueError, match="drafter.kind='eagle' must be one of model, ngram, synthetic"):
+    with pytest.raises(ValueError, match=r"drafter.kind='eagle' must be one of model, ngram, synthetic"):
         find_kind("eagle")
     with pytest.raises(ValueError, match="burst=-1"):
         Drafter(*[None] * 3, burst=-1)

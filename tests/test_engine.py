@@ -1,23 +1,28 @@
 """Real programs on real (virtual CPU) submeshes: the three algorithms give the same tokens, to the bit."""
 
 import collections
+import contextlib
 import dataclasses
 import gc
 import itertools
-import threading
+import os
+import signal
+import statistics
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dsi_jax.decoding.drafting import Drafter, Proposal
 from flax.linen import meta
 from scipy import stats
 
 from dsi_jax import Config, DrafterConfig, Engine, Latencies, MeshConfig, Sampling
-from dsi_jax.base import Algorithm, WorkerError
+from dsi_jax.base import WorkerError
+from dsi_jax.drafters import Drafter, Proposal
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import Transformer, full_forward, init_params
+from dsi_jax.policies import POLICIES
 
 TARGET = ModelConfig(
     vocab_size=64, width=32, layers=2, heads=4, kv_heads=4, head_dim=8, mlp_width=48, max_length=160, verify_width=8
@@ -100,7 +105,7 @@ def test_tokens_are_those_of_the_model(engine):
     assert tuple(np.argmax(logits[0, len(PROMPTS[1]) - 1 : -1], axis=-1)) == result.tokens
 
 
-@pytest.mark.parametrize("algorithm", Algorithm)
+@pytest.mark.parametrize("algorithm", POLICIES)
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
 def test_max_new_tokens_is_met_exactly(engine, algorithm, count):
     """Lengths around the lookahead of 4: nothing overshot, no unverified tail."""
@@ -109,7 +114,7 @@ def test_max_new_tokens_is_met_exactly(engine, algorithm, count):
     assert result.tokens == full[:count]
 
 
-@pytest.mark.parametrize("algorithm", Algorithm)
+@pytest.mark.parametrize("algorithm", POLICIES)
 def test_the_cache_may_be_filled_to_its_end(engine, algorithm):
     """The last position of the model is usable, and one more is refused."""
     room = TARGET.max_length - len(PROMPTS[1])
@@ -134,7 +139,7 @@ def test_tensor_parallel_degrees_agree():
     outputs = []
     for tp in (1, 2, 4):
         with tiny_engine(mesh=MeshConfig(sp_degree=1 if tp == 4 else 2, target_tp=tp, drafter_tp=min(tp, 2))) as engine:
-            for algorithm in Algorithm:
+            for algorithm in POLICIES:
                 outputs.append(generate(engine, PROMPTS[0], algorithm, max_new_tokens=40).tokens)
             assert {len(names) for names in engine.devices.values()} == {tp, min(tp, 2)}
     assert len(set(outputs)) == 1
@@ -170,7 +175,7 @@ def test_end_of_sequence_inside_a_draft():
             eos = {full[index], full[index + 1]}
             expected = full[: next(i for i, token in enumerate(full) if token in eos) + 1]
             options = {"max_new_tokens": 40, "sampling": SAMPLINGS[3], "eos_ids": eos}
-            for algorithm in Algorithm:
+            for algorithm in POLICIES:
                 assert generate(engine, PROMPTS[0], algorithm, lookahead=4, **options).tokens == expected
 
 
@@ -232,7 +237,6 @@ def test_a_thousand_requests_leave_nothing_behind():
         for _ in range(1000):
             assert generate(engine, PROMPTS[0], "dsi", max_new_tokens=3).tokens == expected
         assert len(jax.live_arrays()) <= before + 10
-        assert not any(engine._device._busy.values())
 
 
 def test_one_copy_of_the_weights_per_server():
@@ -251,27 +255,17 @@ def test_one_copy_of_the_weights_per_server():
 def test_fast_mode_says_so_and_stays_close():
     """Windows of one token use a width-1 program: greedy tokens are the same here, the report names the mode."""
     with tiny_engine(mode="fast") as engine:
-        runs = [generate(engine, PROMPTS[1], algorithm, max_new_tokens=30).run for algorithm in Algorithm]
+        runs = [generate(engine, PROMPTS[1], algorithm, max_new_tokens=30).run for algorithm in POLICIES]
         assert {run.mode for run in runs} == {"fast"}
         assert len({run.tokens for run in runs}) == 1
 
 
 def test_one_request_at_a_time(engine):
-    started, finish = threading.Event(), threading.Event()
-
-    def hold():
-        engine._lock.acquire()
-        started.set()
-        finish.wait(10)
-        engine._lock.release()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    started.wait(10)
+    held = engine.serve([PROMPTS[0], PROMPTS[1]], algorithm="dsi", max_new_tokens=2)
+    next(held)
     with pytest.raises(RuntimeError, match="busy"):
         generate(engine, PROMPTS[0], "dsi", max_new_tokens=2)
-    finish.set()
-    thread.join()
+    assert len(list(held)) == 1
     assert len(generate(engine, PROMPTS[0], "dsi", max_new_tokens=2).tokens) == 2
 
 
@@ -283,14 +277,29 @@ def test_one_request_at_a_time(engine):
         ({"prompt": "text"}, "no tokenizer"),
         ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
         ({"algorithm": "dis"}, "algorithm='dis' is not known; choose one of non_si, si, dsi"),
-        ({"lookahead": 0}, "lookahead=0 must be at least 1"),
+        ({"lookahead": 0}, "lookahead=0 must be auto, or an integer from 1 to 160"),
+        ({"lookahead": 10**6}, "lookahead=1000000 must be auto, or an integer from 1 to 160"),
+        ({"lookahead": "few"}, "lookahead='few' must be auto"),
         ({"stop": ["x"]}, "stop strings need a tokenizer"),
+        ({"stop": [3]}, "stop=3 must be a text"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens=2.5 must be an integer"),
+        ({"max_new_tokens": "3"}, "max_new_tokens='3' must be an integer"),
+        ({"sampling": {"temperature": 1}}, "must be a Sampling"),
+        ({"prompt": (1, 2.5)}, "token id=2.5 must be an integer"),
+        ({"eos_ids": [64]}, "token id 64 in eos_ids lies outside the vocabulary 0..63"),
+        ({"concurrency": 2}, "concurrency=2 must be an integer from 1 to 1, the caches that every server has"),
     ],
 )
 def test_impossible_requests_are_refused(engine, options, message):
     options = {"prompt": PROMPTS[0], "algorithm": "dsi", **options}
     with pytest.raises(ValueError, match=message):
         engine.generate([options.pop("prompt")], **options)
+
+
+@pytest.mark.parametrize("prompts", [None, 3, [None], {"prompt": "x"}])
+def test_what_is_no_prompt_is_refused(engine, prompts):
+    with pytest.raises(ValueError, match="must be a text, a sequence of token ids, or a list of either"):
+        engine.generate(prompts)
 
 
 def test_impossible_engines_are_refused():
@@ -312,7 +321,7 @@ def test_token_ids_beyond_half_precision_survive():
     target = (Transformer(config), meta.unbox(init_params(config, jax.random.key(0))))
     with Engine(target=target, drafter=target) as engine:
         sampling = Sampling(2.0, seed=11)
-        results = [generate(engine, (70_015, 65_505), name, max_new_tokens=30, sampling=sampling) for name in Algorithm]
+        results = [generate(engine, (70_015, 65_505), name, max_new_tokens=30, sampling=sampling) for name in POLICIES]
     assert len({result.tokens for result in results}) == 1
     large = [token for token in results[0].tokens if token > 65_504]
     assert large and any(token % 2 for token in large)  # a bfloat16 cannot tell neighbours apart this high
@@ -361,3 +370,130 @@ def test_a_closed_engine_says_so():
     engine.close()
     with pytest.raises(RuntimeError, match="the engine is closed"):
         generate(engine, PROMPTS[0], "dsi")
+
+
+def test_closing_from_within_ends_the_run_at_once():
+    """`on_text` may close the engine; nobody waits for servers that are gone."""
+    engine = Engine(Config(mesh=MeshConfig(sp_degree=2)))
+    begin = time.perf_counter()
+    with pytest.raises(RuntimeError, match="the engine is closed"):
+        engine.generate("def f(", max_new_tokens=40, on_text=lambda _: engine.close())
+    assert time.perf_counter() - begin < 20
+
+
+# -------------------------------------------------------------------------------------------------- several prompts
+
+
+CROWD = [tuple(range(n, n + 3 + n % 5)) for n in range(10)]
+
+
+@pytest.mark.parametrize("verification", ["coupled", "rejection"])
+def test_a_crowd_gets_the_tokens_of_each_alone(verification):
+    """Ten prompts, three at once, every policy: bitwise what the same prompt gets by itself."""
+    with tiny_engine(sp_degree=3, concurrency=3, verification=verification) as engine:
+        for sampling in SAMPLINGS[1:3]:
+            options = {"sampling": sampling, "max_new_tokens": 24}
+            for algorithm in POLICIES if verification == "coupled" else ["non_si"]:
+                alone = [generate(engine, prompt, algorithm, **options).tokens for prompt in CROWD]
+                together = engine.generate(CROWD, algorithm=algorithm, concurrency=3, **options)
+                assert [result.tokens for result in together] == alone
+                assert [result.index for result in together] == list(range(len(CROWD)))
+        for algorithm in (
+            "si",
+            "dsi",
+        ):  # tokens depend on timing under the rejection rule; they end
+            results = engine.generate(CROWD, algorithm=algorithm, concurrency=3, max_new_tokens=24)
+            assert {len(result.tokens) for result in results} == {24}
+            assert all(result.run.compilations_after_warmup == 0 for result in results)
+
+
+def test_a_paced_crowd_knows_its_ideal():
+    with tiny_engine(sp_degree=2, concurrency=4) as engine:
+        options = {"max_new_tokens": 10, "latencies": Latencies(20e-3, 5e-3), "lookahead": 2}
+        results = engine.generate(CROWD[:4], algorithm="dsi", concurrency=4, **options)
+        alone = [generate(engine, prompt, "dsi", max_new_tokens=10).tokens for prompt in CROWD[:4]]
+        assert [result.tokens for result in results] == alone
+        assert all(result.run.wall_over_ideal > 0.9 for result in results)
+        assert statistics.median(result.run.wall_over_ideal for result in results) < 1.5
+
+
+def test_results_come_as_they_are_complete():
+    with tiny_engine(sp_degree=2, concurrency=2) as engine:
+        prompts = [CROWD[0], CROWD[1], CROWD[2]]
+        served = engine.serve(prompts, algorithm="dsi", concurrency=2, max_new_tokens=20)
+        first = next(served)
+        assert first.index in (0, 1)
+        served.close()  # leaving early frees the engine
+        assert len(generate(engine, CROWD[0], "dsi", max_new_tokens=5).tokens) == 5
+
+
+def test_a_failing_request_does_not_end_the_others():
+    """The drafter refuses one prompt; its result holds what was settled, and the error is raised at the end."""
+
+    def init(request, old):
+        if request.prompt == (13, 13):
+            raise OSError("an unlucky prompt")
+
+    drafter = dataclasses.replace(drafting_with(lambda state, count: (state, Proposal([]))), init=init)
+    config = Config(mesh=MeshConfig(sp_degree=2), concurrency=2)
+    with Engine(config, target=(Transformer(TARGET), target_params()), drafter=drafter) as engine:
+        prompts = [(1, 2), (13, 13), (3, 4), (5, 6)]
+        expected = [generate(engine, prompt, "non_si", max_new_tokens=12).tokens for prompt in prompts]
+        with pytest.raises(WorkerError, match="drafter failed: an unlucky prompt") as failure:
+            engine.generate(prompts, algorithm="dsi", concurrency=2, max_new_tokens=12)
+        results = failure.value.results
+        assert [result.error is None for result in results] == [True, False, True, True]
+        for result, tokens in zip(results, expected, strict=True):
+            assert result.tokens == tokens[: len(result.tokens)]
+            assert result.error or result.tokens == tokens
+
+
+def test_planning_reckons_with_the_rate_it_is_given():
+    """Without one it is that of earlier runs with the same sampling, and theirs alone."""
+    with tiny_engine(sp_degree=2) as engine:
+        assert engine.plan("dsi").forecast.acceptance == 0.8
+        run = generate(engine, PROMPTS[1], "si", lookahead=3, max_new_tokens=60, sampling=SAMPLINGS[1]).run
+        assert engine.plan("dsi", sampling=SAMPLINGS[1]).forecast.acceptance == run.acceptance_rate
+        assert engine.plan("dsi", sampling=SAMPLINGS[3]).forecast.acceptance == 0.8
+        assert engine.plan("si", sampling=SAMPLINGS[1], acceptance=0.5).forecast.acceptance == 0.5
+
+
+# ------------------------------------------------------------------------------------------------------ interrupts
+
+
+class _InterruptError(BaseException):
+    """Stands for a KeyboardInterrupt."""
+
+
+@pytest.mark.parametrize("latencies", [None, Latencies(3e-3, 1e-3)], ids=["unpaced", "paced"])
+def test_an_interrupt_at_any_moment_leaves_the_engine_sound(latencies):
+    """Signals at random moments of a run: it ends at once, and the next request gets the right tokens."""
+
+    def interrupt(*_):
+        raise _InterruptError
+
+    generator = np.random.default_rng(0)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    options = {"max_new_tokens": 60, "sampling": SAMPLINGS[3]}
+    try:
+        with tiny_engine(sp_degree=3) as engine:
+            expected = generate(engine, PROMPTS[0], "non_si", **options).tokens
+            interrupted = 0
+            for _ in range(SIGNALS):
+                begin = time.perf_counter()
+                with contextlib.suppress(_InterruptError):
+                    try:
+                        signal.setitimer(signal.ITIMER_REAL, generator.uniform(1e-4, 0.03))
+                        generate(engine, PROMPTS[0], "dsi", latencies=latencies, lookahead=2, **options)
+                    except _InterruptError:
+                        interrupted += 1
+                    finally:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                assert time.perf_counter() - begin < 5
+                assert generate(engine, PROMPTS[0], "dsi", lookahead=2, **options).tokens == expected
+            assert interrupted > SIGNALS // 2
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+SIGNALS = int(os.environ.get("DSI_JAX_SIGNALS", "40"))  # 200 were tried

@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from dsi_jax.simulation import example
+from dsi_jax.paper import example
+from dsi_jax.policies import POLICIES
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +47,8 @@ def launch(name: str, calls: list[list[str]]) -> list[tuple[int, str, str]]:
     text = json.dumps([name, calls])
     run = subprocess.run(command, cwd=ROOT, env=environment, input=text, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
-    return [tuple(ending) for ending in json.loads(run.stdout)]
+    endings = json.loads(run.stdout)
+    return [(code, out, re.sub(r"[^\n]*\r", "", err)) for code, out, err in endings]  # without bars, which vanish
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,9 @@ def files(tmp_path_factory) -> Path:
     (folder / "acceptance.json").write_text(json.dumps(acceptance), encoding="utf-8")
     (folder / "trace.json").write_text(json.dumps([1, 1, 0, 1, 1, 1, 0, 1] * 4), encoding="utf-8")
     (folder / "broken.json").write_text("{", encoding="utf-8")
+    mine = ["import dataclasses", "from dsi_jax.policies.dsi import DSI"]
+    mine += ['MINE = dataclasses.replace(DSI, name="mine", label="my own policy")']
+    (folder / "mine.py").write_text("\n".join(mine), encoding="utf-8")
     (folder / "numbers.json").write_text("[1, 0, 2]", encoding="utf-8")
     return folder
 
@@ -64,6 +70,7 @@ def files(tmp_path_factory) -> Path:
 PAIR = ["--target_ms=20.6", "--drafter_ms=6.8", "--acceptance=0.93"]
 GOOD = {
     "starcoder": [*PAIR, "--repeats=400", "--out={out}/starcoder"],
+    "policy of one's own": [*PAIR, "--repeats=400", "--algorithm={files}/mine.py", "--seed=3", "--out={out}/mine"],
     "one server": ["--target_ms=37.7", "--drafter_ms=2.5", "--acceptance=0.63", "--sp_degree=1", "--lookahead=4"],
     "measured": ["--measured={files}/latency.json,{files}/acceptance.json", "--repeats=100", "--out={out}/measured"],
     "trace": ["--target_ms=20", "--drafter_ms=2", "--acceptance_trace={files}/trace.json", "--out={out}/trace"],
@@ -85,6 +92,14 @@ BAD = {
     "broken measurement": (["--measured={files}/broken.json"], "cannot read a measurement from"),
     "trace as a measurement": (["--measured={files}/trace.json"], "is no measurement"),
     "servers without number": ([*PAIR, "--sp_degree=10000000000"], "must be at most 4096; more change nothing"),
+    "latency beyond all measure": (
+        ["--target_ms=1e300", "--drafter_ms=1e-300", PAIR[2]],
+        "target_ms=1e+300 must lie in 1e-06 .. 1e+09 milliseconds",
+    ),
+    "negative seed": ([*PAIR, "--seed=-1"], "--seed=-1 must be at least 0"),
+    "too many runs": ([*PAIR, "--repeats=1000000000"], "need 50,000,000,000 random outcomes, more than 100,000,000"),
+    "unknown policy": ([*PAIR, "--algorithm=fast"], "algorithm='fast' is not known; choose one of non_si, si, dsi"),
+    "missing policy": ([*PAIR, "--algorithm={files}/nothing.py"], "there is no such file; give the path of a policy"),
     "first token too soon": ([*PAIR, "--target_ttft_ms=3"], "must be at least the 20.6 ms of any other token"),
 }
 
@@ -115,6 +130,29 @@ def test_simulate_starcoder(simulated):
     assert f"{result['dsi_auto_ms']:.1f}" in stdout and "no schedule with one drafter beats 353.8 ms" in stdout
     assert (out / "starcoder" / "timeline.png").stat().st_size > 20_000
     assert (out / "starcoder" / "trace.json").exists()
+
+
+def test_simulate_writes_its_inputs(simulated):
+    """All flags, those left at their defaults included."""
+    inputs = read(simulated[0], "starcoder")["inputs"]
+    text = (ROOT / "launch" / "simulate.py").read_text(encoding="utf-8")
+    assert set(inputs) == set(re.findall(r'flags\.DEFINE_\w+\("(\w+)"', text)) and len(inputs) > 14
+    assert (inputs["target_ms"], inputs["repeats"], inputs["sp_degree"], inputs["seed"]) == (20.6, 400, 7, 0)
+
+
+def test_simulate_a_policy_of_one_s_own(simulated):
+    """DSI under another name beside the registry's: the same mean, on its first 20 outcomes by the event loop."""
+    out, endings = simulated
+    code, stdout, stderr = endings["policy of one's own"]
+    assert (code, stderr) == (0, "")
+    result = read(out, "mine")
+    (mine,) = result["others"]
+    low, high = mine["ci"]
+    assert mine["repeats"] == 20 and low < result["dsi_auto_ms"] < high
+    assert "my own policy" in stdout and f"{mine['ms']:.1f}" in stdout
+    traced = json.loads((out / "mine" / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    names = [event["args"]["name"] for event in traced if event["name"] == "process_name"]
+    assert len(names) == 1 + len(POLICIES)
 
 
 def test_simulate_warns_of_queues_and_goes_on(simulated):
@@ -156,6 +194,10 @@ ARTIFACTS = {
     "table": ["--artifact=table", "--skip_paced", "--repeats=60", "--out={out}"],
     "heatmap": ["--artifact=heatmap", "--step=0.1", "--out={out}"],
     "timeline": ["--artifact=timeline", "--out={out}"],
+    "algorithm1": ["--artifact=algorithm1", "--out={out}"],
+    "models of one's own": [
+        "--artifact=algorithm1", "--models_ms=5,20", "--agreements=1", "--algorithm1_tokens=4", "--out={out}/own"
+    ],
     "latency": ["--artifact=latency", *SMALL, "--out={out}"],
     "acceptance": ["--artifact=acceptance", *SMALL, "--out={out}"],
     "row of one's own": [
@@ -165,11 +207,27 @@ ARTIFACTS = {
 }  # fmt: skip
 BAD_ARTIFACTS = {
     "step": (["--artifact=heatmap", "--step=0.3", "--out={out}"], "step=0.3 must divide 1"),
+    "cells": (
+        ["--artifact=heatmap", "--step=1e-9", "--out={out}"],
+        "step=1e-09 makes 1e+18 cells, more than 1,001,000",
+    ),
+    "models": (["--artifact=algorithm1", "--models_ms=5,x"], "--models_ms=5,x must be numbers"),
+    "threads": (
+        ["--artifact=algorithm1", "--models_ms=1,1,20", "--agreements=0.5,0.5", "--algorithm1_tokens=30"],
+        "threads at once, more than max_live=50000",
+    ),
+    "tokens": (
+        ["--artifact=algorithm1", "--algorithm1_tokens=1000000"],
+        "--algorithm1_tokens=1000000 must lie in 1 .. ",
+    ),
     "half measured": (["--artifact=table", "--measured={files}/latency.json"], "--measured lacks acceptance"),
     "prompts": (["--artifact=latency", "--prompts={files}/nothing.txt"], "cannot read prompts from"),
     "repeats": (["--artifact=table", "--repeats=0"], "--repeats=0 must be at least 1"),
     "out": (["--artifact=timeline", "--out={files}/trace.json"], "is not writable"),
-    "artifact": (["--artifact=figures"], "value should be one of <table|heatmap|timeline|latency|acceptance|all>"),
+    "artifact": (
+        ["--artifact=figures"],
+        "value should be one of <table|heatmap|timeline|algorithm1|latency|acceptance|all>",
+    ),
 }
 
 
@@ -194,7 +252,8 @@ def test_reproduce_table(reproduced):
         best = row["exact_best"]
         assert best["ratio"] == pytest.approx(best["si_ms"] / best["dsi_ms"])
         assert row["lower_bound_ms"] * 0.97 < best["dsi_ms"] < best["si_ms"] < row["non_si_ms"]
-    assert (out / "table.md").read_text(encoding="utf-8").count("\n") == 12
+    written = (out / "table.md").read_text(encoding="utf-8")
+    assert written in endings["table"][1] and len([line for line in written.splitlines() if line[:1] == "|"]) == 24
     assert (out / "table.png").stat().st_size > 20_000
     assert "Starcoder-15B" in endings["table"][1]
 
@@ -214,14 +273,24 @@ def test_reproduce_heatmap(reproduced):
 
 
 def test_reproduce_timeline(reproduced):
-    """All counts are the paper's but SI's last two of the worst case; see `simulation/example.py`."""
+    """All counts are the paper's but SI's last two of the worst case; see `paper/example.py`."""
     cases = json.loads((reproduced[0] / "timeline.json").read_text(encoding="utf-8"))["cases"]
     for case in cases:
         different = [name for name, counts in case["counts"].items() if counts != case["printed"][name]]
         assert different == (["si"] if case["name"] == "worst case" else [])
     assert cases[0]["counts"]["si"] == [0, 1, 4, 7, 8]
-    assert [case["counts"] for case in cases] == [case["counts"] for case in example.cases()]
+    assert [case["counts"] for case in cases] == [case.counts for case in example.cases()]
     assert (reproduced[0] / "example.png").exists() and (reproduced[0] / "example_best_case.png").exists()
+
+
+def test_reproduce_algorithm1(reproduced):
+    out, endings = reproduced
+    told = json.loads((out / "algorithm1.json").read_text(encoding="utf-8"))
+    assert told["finished_ms"] == told["kept_ms"] == 97.0 and told["threads"]["started"] == 150
+    assert (out / "algorithm1.png").stat().st_size > 20_000
+    assert "m = 3 models" in endings["algorithm1"][1] and "150 started" in endings["algorithm1"][1]
+    own = json.loads((out / "own" / "algorithm1.json").read_text(encoding="utf-8"))
+    assert own["finished_ms"] == 3 * 5 + 20 and own["non_si_ms"] == 80
 
 
 def test_reproduce_measurements(reproduced):

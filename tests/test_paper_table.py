@@ -76,7 +76,7 @@ def test_docs_hold_the_table_as_it_is_written(results):
     paced = Paced(1.3, 1.01, 1.02, 500.0, 400.0, runs=5, devices=8)
     lines = markdown([dataclasses.replace(result, paced=paced) for result in results]).splitlines()
     names = [line.split("|")[1] for line in lines if line.startswith("|")]
-    told = [line for line in inside.partition("-->")[2].strip().splitlines()]
+    told = inside.partition("-->")[2].strip().splitlines()
     assert [line.split("|")[1] for line in told if line.startswith("|")] == names
     assert [line for line in lines if line.startswith("| pair") or not line.startswith("|")] == [
         line for line in told if line.startswith("| pair") or not line.startswith("|")

@@ -9,13 +9,16 @@ import dataclasses
 import itertools
 
 import pytest
-from dsi_jax.simulation.backend import HashOracle, VirtualBackend
-from dsi_jax.simulation.latency import Latencies, mix, uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsi_jax.base import Algorithm, Forecast, Plan, Request, Verification, Verify
-from dsi_jax.control import loop, policy
+from dsi_jax.base import Forecast, Plan, Request, Verification, Verify
+from dsi_jax.control import loop
+from dsi_jax.policies import DSI, NON_SI, POLICIES, SI
+from dsi_jax.simulation.hashing import mix, uniform
+from dsi_jax.simulation.latencies import Latencies
+from dsi_jax.simulation.oracles import HashOracle
+from dsi_jax.simulation.virtual import VirtualBackend
 
 FORECAST = Forecast(3.0, 1.0, 0.7)
 SCHEDULES = settings(max_examples=2500, deadline=None, derandomize=True)
@@ -52,13 +55,13 @@ class SilentOracle(HashOracle):
 
 @st.composite
 def runs(draw):
-    algorithm = draw(st.sampled_from(Algorithm))
+    policy = draw(st.sampled_from(list(POLICIES.values())))
     first = draw(st.sampled_from([0, 0, 1, 2, 7]))
     reckoning = draw(
         st.sampled_from([{}, {"forecast": FORECAST}, {"forecast": FORECAST, "adapt": True, "longest": 12}])
     )
     plan = Plan(
-        algorithm,
+        policy,
         lookahead=draw(st.integers(1, 9)),
         sp_degree=draw(st.integers(1, 8)),
         verification=draw(st.sampled_from(Verification)),
@@ -90,8 +93,8 @@ def durations(draw):
     target_s = draw(st.sampled_from([1.0, 3.0, 10.0]))
     jobs = itertools.count()
 
-    def duration(action):
-        base = 1.0 if action.server == "drafter" else target_s
+    def duration(job):
+        base = 1.0 if job.server == "drafter" else target_s
         return base * 10 ** (spread * (uniform(seed, next(jobs)) - 0.5) * 2)
 
     return duration
@@ -154,14 +157,14 @@ def test_dsi_is_never_slower_than_non_si(acceptance, drafter_s, lookahead, sp_de
     request = Request((1,), 40)
     oracle, duration = HashOracle(acceptance, seed=seed), Latencies(1.0, drafter_s).duration
     for forecast in (None, Forecast(1.0, drafter_s, acceptance)):
-        plan = Plan(Algorithm.DSI, lookahead, sp_degree, forecast=forecast)
+        plan = Plan(DSI, lookahead, sp_degree, forecast=forecast)
         dsi = loop.run(plan, request, VirtualBackend(oracle, duration))
         assert dsi.wall_s <= 40 * 1.0 + 1e-6
 
 
 def test_example_of_the_timeline():
     """StarCoder's latencies, perfect drafts: one token per draft step once the first window has come back."""
-    plan, request = Plan(Algorithm.DSI, lookahead=1, sp_degree=7), Request((1, 2, 3), 50)
+    plan, request = Plan(DSI, lookahead=1, sp_degree=7), Request((1, 2, 3), 50)
     trace = loop.run(plan, request, VirtualBackend(HashOracle(1.0), Latencies(20.6, 6.8).duration))
     assert trace.wall_s == pytest.approx(49 * 6.8 + 20.6)  # the lower bound, with its last token settled undrafted
     times = [commit.time_s for commit in trace.commits]
@@ -172,22 +175,22 @@ def test_example_of_the_timeline():
 @pytest.mark.parametrize("lookahead", [1, 4, 7])
 def test_si_takes_turns(lookahead):
     """With perfect drafts every round costs k c + t and yields k + 1 tokens."""
-    plan, request = Plan(Algorithm.SI, lookahead), Request((1,), 10 * (lookahead + 1))
+    plan, request = Plan(SI, lookahead), Request((1,), 10 * (lookahead + 1))
     trace = loop.run(plan, request, VirtualBackend(HashOracle(1.0), Latencies(10.0, 1.0).duration))
     assert trace.wall_s == pytest.approx(10 * (lookahead + 10.0))
 
 
 def test_non_si_is_one_forward_per_token():
     trace = loop.run(
-        Plan(Algorithm.NON_SI), Request((1,), 30), VirtualBackend(HashOracle(1.0), Latencies(2.0, 1.0).duration)
+        Plan(NON_SI), Request((1,), 30), VirtualBackend(HashOracle(1.0), Latencies(2.0, 1.0).duration)
     )
     assert trace.wall_s == pytest.approx(60.0)
-    assert policy.servers(Plan(Algorithm.NON_SI)) == ("target_0",)
+    assert Plan(NON_SI).servers == ("target_0",)
 
 
 def test_useless_drafts_cost_nothing_but_stale_work():
     """Acceptance 0: DSI commits one token per target forward, exactly as non-SI does."""
-    plan = Plan(Algorithm.DSI, lookahead=1, sp_degree=7)
+    plan = Plan(DSI, lookahead=1, sp_degree=7)
     trace = loop.run(plan, Request((1,), 50), VirtualBackend(HashOracle(0.0), Latencies(20.6, 6.8).duration))
     assert trace.wall_s == pytest.approx(50 * 20.6)
     assert sum(span.stale for span in trace.spans if span.kind == "verify") > 50
@@ -195,7 +198,7 @@ def test_useless_drafts_cost_nothing_but_stale_work():
 
 def test_outcomes_do_not_depend_on_the_schedule():
     """Two runs of one seed give the same trace, event by event."""
-    plan, request = Plan(Algorithm.DSI, 2, 3), Request((5,), 80)
+    plan, request = Plan(DSI, 2, 3), Request((5,), 80)
     duration = Latencies(9.0, 2.0, jitter=0.5, seed=4).duration
     first, second = (loop.run(plan, request, VirtualBackend(HashOracle(0.8), duration)) for _ in range(2))
     assert first == second
@@ -203,13 +206,13 @@ def test_outcomes_do_not_depend_on_the_schedule():
 
 def longest_feeds(plan, oracle, latencies, count):
     """Run DSI; returns the most tokens that any one verification carried, server by server."""
-    fed = dict.fromkeys(policy.servers(plan)[1:], 0)
+    fed = dict.fromkeys(plan.servers[1:], 0)
 
     class Watching(VirtualBackend):
-        def submit(self, action):
-            if isinstance(action, Verify):
-                fed[action.server] = max(fed[action.server], len(action.tokens))
-            super().submit(action)
+        def submit(self, order):
+            if isinstance(order, Verify):
+                fed[order.server] = max(fed[order.server], len(order.tokens))
+            super().submit(order)
 
     trace = loop.run(plan, Request((1,), count), Watching(oracle, latencies.duration))
     return fed, trace
@@ -217,7 +220,7 @@ def longest_feeds(plan, oracle, latencies, count):
 
 def test_spare_replicas_digest():
     """A server that is rarely needed does not start with a long catch-up; the busy ones are not disturbed."""
-    plan = Plan(Algorithm.DSI, lookahead=4, sp_degree=6, digest_lag=8)
+    plan = Plan(DSI, lookahead=4, sp_degree=6, digest_lag=8)
     fed, trace = longest_feeds(plan, HashOracle(0.9), Latencies(20.0, 4.0, jitter=0.3), 400)
     assert max(fed.values()) <= 2 * plan.digest_lag + 6 * plan.lookahead
     idle_costs_nothing = dataclasses.replace(plan, digest_lag=10**6)
@@ -227,7 +230,7 @@ def test_spare_replicas_digest():
 
 def test_a_replica_nobody_asked_for_digests_too():
     """A drafter that is mostly silent needs one server; the other one still keeps up, for when drafts come."""
-    plan = Plan(Algorithm.DSI, lookahead=4, sp_degree=2, digest_lag=8, draft_burst=4)
+    plan = Plan(DSI, lookahead=4, sp_degree=2, digest_lag=8, draft_burst=4)
     oracle = SilentOracle(0.9, silence=0.97)
     fed, trace = longest_feeds(plan, oracle, Latencies(20.0, 0.1), 400)
     assert max(fed.values()) <= 2 * plan.digest_lag
@@ -238,7 +241,7 @@ def test_a_replica_nobody_asked_for_digests_too():
 
 def test_every_draft_is_recorded_at_its_own_position():
     """Several dispatches under way at once, and the first of a new epoch that starts behind the corrected token."""
-    plan = Plan(Algorithm.DSI, lookahead=2, sp_degree=4, draft_depth=3)
+    plan = Plan(DSI, lookahead=2, sp_degree=4, draft_depth=3)
     trace = loop.run(plan, Request((1, 2, 3), 60), VirtualBackend(HashOracle(0.8), Latencies(9.0, 2.0).duration))
     by_epoch: dict[int, list[int]] = {}
     for span in trace.spans:

@@ -8,8 +8,10 @@ import struct
 
 import pytest
 
-from dsi_jax.base import DRAFTER, Algorithm, Commit, Span, Trace, target
-from dsi_jax.telemetry import plots, timeline
+from dsi_jax.base import DRAFTER, Commit, Span, Trace, target
+from dsi_jax.policies import POLICIES
+from dsi_jax.telemetry import plots, style, timeline
+from dsi_jax.telemetry.window import choose_window
 
 TARGET_S, DRAFT_S, TOKENS = 0.0206, 0.0068, 50
 
@@ -24,7 +26,7 @@ def non_si() -> Trace:
     for i in range(TOKENS):
         spans.append(Span(target(0), "verify", i * TARGET_S, (i + 1) * TARGET_S, 0, i, i + 1))
         commits.append(Commit((i + 1) * TARGET_S, i, (7,), 0, False))
-    return Trace(Algorithm.NON_SI, (target(0),), tuple(spans), tuple(commits), "paced", TOKENS * TARGET_S)
+    return Trace("non_si", "non-SI", (target(0),), tuple(spans), tuple(commits), "paced", TOKENS * TARGET_S)
 
 
 def si(lookahead: int = 3) -> Trace:
@@ -40,7 +42,7 @@ def si(lookahead: int = 3) -> Trace:
         count = min(good + 1, TOKENS - done)
         commits.append(Commit(now, done, (7,) * count, min(good, count), good < lookahead))
         done, epoch = done + count, epoch + (good < lookahead)
-    return Trace(Algorithm.SI, (DRAFTER, target(0)), tuple(spans), tuple(commits), "paced", now)
+    return Trace("si", "SI", (DRAFTER, target(0)), tuple(spans), tuple(commits), "paced", now)
 
 
 def dsi(targets: int = 7) -> Trace:
@@ -77,7 +79,7 @@ def dsi(targets: int = 7) -> Trace:
     spans += [span for _, _, span in sorted(running)]
     spans = [dataclasses.replace(s, stale=(s.kind, s.epoch, s.first) not in used) for s in spans]
     servers = (*(target(i) for i in range(targets)), DRAFTER)
-    return Trace(Algorithm.DSI, servers, tuple(spans), tuple(commits), "paced", now)
+    return Trace("dsi", "DSI", servers, tuple(spans), tuple(commits), "paced", now)
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +127,14 @@ def test_perfetto_names_processes_and_lanes_with_the_drafter_first(traces: list[
     assert [names[tid] for tid in sorted(names, key=order.get)] == ["commits", "drafter", *map(target, range(7))]
 
 
+def test_perfetto_notes_follow_the_names(traces: list[Trace]):
+    events = timeline.perfetto(traces[:2], ["prompt 1", "prompt 2"])["traceEvents"]
+    processes = [e["args"]["name"] for e in events if e["name"] == "process_name"]
+    assert processes == ["non_si (paced), prompt 1", "si (paced), prompt 2"]
+
+
 def test_lanes_count_targets_by_number():
-    trace = Trace(Algorithm.DSI, ("target_10", "target_9", "drafter", "target_0"), (), (), "virtual", 1.0)
+    trace = Trace("dsi", "DSI", ("target_10", "target_9", "drafter", "target_0"), (), (), "virtual", 1.0)
     assert timeline.lanes(trace) == ["drafter", "target_0", "target_9", "target_10"]
 
 
@@ -215,6 +223,72 @@ def test_long_prefill_is_skipped():
     figure = plots.timeline_figure([dataclasses.replace(trace, spans=spans, wall_s=3.03)])
     low, high = figure.axes[0].get_xlim()
     assert 1900 < low < 2000 and high - low < 250
+
+
+def begun(trace: Trace, prefill_s: float) -> Trace:
+    """The run after a prefill that took so long."""
+
+    def later(item, *names: str):
+        return dataclasses.replace(item, **{name: getattr(item, name) + prefill_s for name in names})
+
+    spans = (Span(target(0), "prefill", 0.0, prefill_s), *(later(span, "start_s", "end_s") for span in trace.spans))
+    commits = tuple(later(commit, "time_s") for commit in trace.commits)
+    return dataclasses.replace(trace, spans=spans, commits=commits, wall_s=trace.wall_s + prefill_s)
+
+
+def test_window_begins_where_every_run_has_read_its_prompt(traces: list[Trace]):
+    """Unpaced, one server is ready early and eight that share the cores are late; no prefill fills the picture."""
+    window = choose_window([begun(traces[0], 0.2), begun(traces[2], 0.4)])
+    assert 390 < window.start < 400 and 100 < window.end - window.start < 200
+
+
+def test_window_still_shows_a_run_that_was_over_early(traces: list[Trace]):
+    early, late = begun(traces[2], 0.0), begun(traces[0], 2.0)
+    window = choose_window([early, late])
+    assert window.start < 1e3 * early.wall_s < window.end
+
+
+def test_the_prompt_is_named_on_one_line(traces: list[Trace]):
+    pytest.importorskip("matplotlib")
+    (text,) = marks(plots.timeline_figure(traces, prompt="$a$\nb"), "prompt")
+    assert text.get_text() == r"prompt: '$a$\nb'"
+    (text,) = marks(plots.timeline_figure(traces, prompt=100 * "x"), "prompt")
+    assert len(text.get_text()) == len("prompt: ") + 44 and text.get_text().endswith("xxx...")
+    assert marks(plots.timeline_figure(traces), "prompt") == []
+
+
+def test_words_of_the_head_do_not_overlap(traces: list[Trace]):
+    pytest.importorskip("matplotlib")
+    backend = pytest.importorskip("matplotlib.backends.backend_agg")
+    figure = plots.timeline_figure(traces, prompt=3 * "The quick brown fox jumps over the lazy dog. ")
+    renderer = backend.FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent(renderer) for text in figure.texts]
+    assert len(boxes) == 3 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_a_policy_that_is_not_registered_is_drawn_above_all_in_a_line_of_its_own(traces: list[Trace]):
+    pytest.importorskip("matplotlib")
+    mine = dataclasses.replace(traces[2], algorithm="mine", label="My own")
+    figure = plots.timeline_figure([*traces, mine])
+    assert [t.get_text() for t in marks(figure, "title")][:-1] == ["My own", "DSI", "SI", "non-SI"]
+    facts = [t.get_text() for t in marks(figure, "facts")]
+    assert "1.00x DSI" in facts[0] and "in turn" in facts[2]
+    styles = {(line.get_color(), line.get_linestyle()) for line in marks(figure, "settled")}
+    assert len(styles) == 4
+
+
+def test_drawing_order_is_the_registry_from_its_end():
+    assert style.drawing_order(["non_si", "b", "dsi", "a", "si", "dsi"]) == ["b", "a", "dsi", "si", "non_si"]
+
+
+def test_line_styles_go_by_the_place_in_the_registry(monkeypatch):
+    before = style.lines_of(["b", "dsi", "a"])
+    assert set(before) == {*POLICIES, "a", "b"} and len({line["color"] for line in before.values()}) == 5
+    monkeypatch.setitem(POLICIES, "mine", dataclasses.replace(POLICIES["dsi"], name="mine", label="Mine"))
+    after = style.lines_of(["b"])
+    assert all(after[name] == before[name] for name in ("non_si", "si", "dsi"))
+    assert after["mine"]["color"] not in {after[name]["color"] for name in ("non_si", "si", "dsi", "b")}
 
 
 def test_png_is_a_picture_of_readable_size(tmp_path, traces: list[Trace]):

@@ -62,20 +62,20 @@ class Controller:
         return self._timing.renewing
 
     def start(self, request: Request) -> list[Action]:
-        """Take in a request: the servers that will work on it read the prompt, all but its last token.
+        """Take in a request: all servers read its prompt, all but the last token.
 
         Raises:
           ValueError: as many requests are under way as the plan allows, or one of this id is.
         """
         if not self.has_room or request.id in self._views:
             raise ValueError(f"request {request.id} cannot start: {len(self._views)} are under way, or it is itself")
-        self._views[request.id] = View(self.plan, Sequence(request), Drafts(), self._pool, self._timing, self._jobs)
+        self._views[request.id] = View(
+            self.plan, Sequence(request), Drafts(), self._pool, self._timing, self._jobs, request.id
+        )
         self._slot[request.id] = slot = self._slots.pop()
-        targets = self._pool.admit(request.id, self.plan.policy.targets(self.plan.sp_degree))
-        for server in targets:
+        for server in self._pool.servers:
             self._pool.sent(server)
-        servers = (DRAFTER,) * self.plan.policy.drafts + targets
-        return [Prefill(server, next(self._jobs), request, request.prompt[:-1], slot) for server in servers]
+        return [Prefill(server, next(self._jobs), request, request.prompt[:-1], slot) for server in self.plan.servers]
 
     def observe(self, event: Event, now: float) -> list[Action]:
         """Book one event, at `now` seconds; returns what it settled and what follows from that, in order.
@@ -110,7 +110,6 @@ class Controller:
     def end(self, request: int) -> Cancel:
         """End a request: what it has under way is void, and its servers are free for others."""
         del self._views[request]
-        self._pool.forget(request)
         self._timing.restarted(request)
         self._slots.append(self._slot.pop(request))
         return Cancel(request, FOREVER)
@@ -137,7 +136,7 @@ class Controller:
         if server == DRAFTER:
             view.drafts.ready, view.drafts.cached = True, cached
         else:
-            self._pool.holds(server, view.id, cached)
+            view.cached[server] = cached
 
     def _on_drafted(self, view: View, event: Drafted) -> None:
         sequence, drafts = view.sequence, view.drafts
@@ -160,7 +159,6 @@ class Controller:
                 case Cancel():
                     view.drafts.restart()
                     self._timing.restarted(view.id)
-                    self._timing.epoch_begins()
                     actions.append(outcome)
                 case Boundary():
                     actions.append(self._settle(view, outcome))

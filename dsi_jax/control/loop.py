@@ -9,8 +9,9 @@ from dsi_jax.base import (
     Commit,
     Emit,
     Event,
+    Failed,
     Finish,
-    Order,
+    Job,
     Plan,
     Prefill,
     Request,
@@ -70,8 +71,9 @@ def serve(plan: Plan, tasks: Iterable[Task], backend: Backend) -> Iterator[Trace
         while desk.busy:
             event, span = desk.next_event()
             desk.handle(event, span)
-            desk.admit(tasks)
-            yield from desk.leaving()
+            if desk.anyone_over:
+                desk.admit(tasks)
+                yield from desk.leaving()
     finally:
         desk.drain()
     yield from desk.leaving(drained=True)
@@ -85,22 +87,29 @@ class _Desk:
         self._backend = backend
         self._controller = Controller(plan)
         self._records: dict[int, Record] = {}  # by request, until its trace is made
+        self._open = 0  # those that are not over
 
     @property
     def busy(self) -> bool:
         """Whether a request is under way."""
-        return any(not record.over for record in self._records.values())
+        return self._open > 0
+
+    @property
+    def anyone_over(self) -> bool:
+        return self._open < len(self._records)
 
     def admit(self, tasks: Iterator[Task]) -> None:
         """Start further requests, as many as there is room for."""
         while self._controller.has_room and (task := next(tasks, None)) is not None:
+            jobs = self._controller.start(task.request)
             self._records[task.request.id] = Record(task, self._backend.now())
-            self._perform(self._controller.start(task.request))
+            self._open += 1
+            self._submit(jobs)
 
     def next_event(self) -> tuple[Event, Span | None]:
         """Wait for the next event, and think meanwhile."""
         while self._controller.thoughtful and not self._backend.ready():
-            self._perform(self._controller.think())
+            self._submit(self._controller.think())
         return self._backend.next_event()
 
     def handle(self, event: Event, span: Span | None) -> None:
@@ -112,8 +121,10 @@ class _Desk:
             if span:
                 record.span(span)
         self._perform(self._controller.observe(event, received))
-        self._end_stopped()
-        self._perform(self._controller.schedule())
+        if record and record.stopped and not record.over:
+            self._backend.submit(self._controller.end(event.request))
+            self._finish(event.request)
+        self._submit(self._controller.schedule())
         if record:
             record.host_s += self._backend.now() - received
             record.tell()
@@ -137,18 +148,18 @@ class _Desk:
                 case Emit(request=request):
                     self._records[request].emit(action, self._backend.now())
                 case Finish(request=request, failed=failed):
-                    self._records[request].finish(self._backend.now(), failed)
+                    self._finish(request, failed)
+                case Cancel():
+                    self._backend.submit(action)
                 case _:
-                    self._submit(action)
+                    self._submit([action])
 
-    def _submit(self, order: Order) -> None:
-        self._backend.submit(order)
-        if not isinstance(order, Cancel):
-            request = order.request.id if isinstance(order, Prefill) else order.request
-            self._records[request].sent(order)
+    def _submit(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self._backend.submit(job)
+            request = job.request.id if isinstance(job, Prefill) else job.request
+            self._records[request].sent(job)
 
-    def _end_stopped(self) -> None:
-        for request, record in self._records.items():
-            if record.stopped and not record.over:
-                self._submit(self._controller.end(request))
-                record.finish(self._backend.now())
+    def _finish(self, request: int, failed: Failed | None = None) -> None:
+        self._records[request].finish(self._backend.now(), failed)
+        self._open -= 1

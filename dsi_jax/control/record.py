@@ -93,8 +93,11 @@ class Record:
         )
 
     def _relative(self, span: Span) -> Span:
+        stale = self._is_stale(span)
+        if not stale and not self._begin:
+            return span  # as most are in virtual time
         start_s, end_s = span.start_s - self._begin, span.end_s - self._begin
-        return dataclasses.replace(span, start_s=start_s, end_s=end_s, stale=self._is_stale(span))
+        return dataclasses.replace(span, start_s=start_s, end_s=end_s, stale=stale)
 
     def _is_stale(self, span: Span) -> bool:
         if span.kind == "verify":

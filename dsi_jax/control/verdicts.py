@@ -30,11 +30,10 @@ def take_settled(sequence: Sequence, event: Settled, verification: Verification)
     if event.epoch != sequence.epoch:
         return []
     sequence.settling = False
-    emit = Emit(event.request, event.epoch, event.position - 1, event.position, (), 0, rejected=False)
     if not event.accepted:
-        return _put(sequence, emit, event.token)
-    tokens = sequence.accept(1)
-    return [dataclasses.replace(emit, tokens=tokens, accepted=1), *_apply_arrived(sequence, verification)]
+        return _put(sequence, event.position - 1, event.position, (), event.token)
+    emit = _accepted(event, event.position - 1, event.position, sequence.accept(1))
+    return [emit, *_apply_arrived(sequence, verification)]
 
 
 def _apply_arrived(sequence: Sequence, verification: Verification) -> list[Outcome]:
@@ -47,24 +46,27 @@ def _apply_arrived(sequence: Sequence, verification: Verification) -> list[Outco
 
 def _apply(sequence: Sequence, event: Verified, verification: Verification) -> list[Outcome]:
     """Settle the accepted drafts of one window, then the position behind them."""
-    position, epoch = sequence.settled, sequence.epoch
+    position = sequence.settled
     tokens = sequence.accept(event.accepted)
-    emit = Emit(event.request, epoch, event.window, position, tokens, len(tokens), rejected=False)
     if sequence.finished:
-        return [emit]
+        return [_accepted(event, event.window, position, tokens)]
     boundary = sequence.settled
     if event.all_accepted and sequence.has_draft(boundary):
         if verification == Verification.REJECTION:
             sequence.settling = True
-            return [emit, Boundary(event, boundary)]
+            return [_accepted(event, event.window, position, tokens), Boundary(event, boundary)]
         if sequence.tokens[boundary] == event.token:
-            tokens += sequence.accept(1)
-            return [dataclasses.replace(emit, tokens=tokens, accepted=len(tokens))]
-    return _put(sequence, emit, event.token)
+            return [_accepted(event, event.window, position, tokens + sequence.accept(1))]
+    return _put(sequence, event.window, position, tokens, event.token)
 
 
-def _put(sequence: Sequence, emit: Emit, token: int) -> list[Outcome]:
+def _accepted(event: Verified | Settled, window: int, position: int, tokens: tuple[int, ...]) -> Emit:
+    return Emit(event.request, event.epoch, window, position, tokens, len(tokens), rejected=False)
+
+
+def _put(sequence: Sequence, window: int, position: int, accepted: tuple[int, ...], token: int) -> list[Outcome]:
     """Settle the target's own token where no draft agreed with it: a new epoch begins."""
+    request, epoch = sequence.request.id, sequence.epoch
     rejected = sequence.put(token)
-    emit = dataclasses.replace(emit, tokens=(*emit.tokens, token), rejected=rejected)
-    return [emit, Cancel(emit.request, sequence.epoch)]
+    emit = Emit(request, epoch, window, position, (*accepted, token), len(accepted), rejected)
+    return [emit, Cancel(request, sequence.epoch)]

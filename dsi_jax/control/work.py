@@ -13,6 +13,8 @@ from dsi_jax.control.pool import Pool
 from dsi_jax.control.sequence import Sequence
 from dsi_jax.planning.timing import Timing
 
+Cached = tuple[int, int]  # tokens of a sequence in a server's cache, and the sequence's epoch in which that was so
+
 
 @dataclasses.dataclass
 class View:
@@ -24,20 +26,21 @@ class View:
     pool: Pool
     timing: Timing
     jobs: Iterator[int]  # ids for jobs
-
-    @property
-    def id(self) -> int:
-        return self.sequence.request.id
+    id: int  # of the request
+    cached: dict[str, Cached] = dataclasses.field(default_factory=dict)  # by target server, once it read the prompt
 
     @property
     def idle(self) -> Collection[str]:
         """Target servers that could verify now, the longest idle first."""
-        return self.pool.idle(self.id)
+        idle = self.pool.idle
+        return (
+            idle if len(self.cached) == len(self.pool.servers) else [server for server in idle if server in self.cached]
+        )
 
     @property
     def prompt_read(self) -> bool:
         """Whether drafter and target can begin."""
-        return self.drafts.ready and self.pool.has_read(self.id)
+        return self.drafts.ready and bool(self.cached)
 
     @property
     def draft_end(self) -> int:
@@ -92,14 +95,13 @@ def verify(view: View) -> Verify:
 
     The server first catches up on the tokens it has not seen, so `start` may lie before the window.
     """
-    sequence, pool, window = view.sequence, view.pool, view.sequence.fed
+    sequence, window = view.sequence, view.sequence.fed
     server = _most_caught_up(view)
-    start = min(sequence.unchanged(*pool.cached(server, view.id)), window)
+    start = min(sequence.unchanged(*view.cached[server]), window)
     end = sequence.fed = min(len(sequence.tokens), window + view.plan.widest)
     sequence.verifying += 1
-    pool.holds(server, view.id, (end, sequence.epoch))
-    pool.hands_window(server)
-    pool.sent(server)
+    view.cached[server] = (end, sequence.epoch)
+    view.pool.hands_window(server)
     evidence = sequence.evidence(window + 1, end) if end > sequence.settled else ()
     tokens = tuple(sequence.tokens[start:end])
     job = Verify(
@@ -114,7 +116,7 @@ def _most_caught_up(view: View) -> str:
     latest_first = reversed(view.idle)
     if view.plan.concurrency == 1:
         return next(latest_first)
-    return max(latest_first, key=lambda server: view.sequence.unchanged(*view.pool.cached(server, view.id)))
+    return max(latest_first, key=lambda server: view.sequence.unchanged(*view.cached[server]))
 
 
 # --------------------------------------------------------------------------------------------------- catching up
@@ -130,7 +132,7 @@ def lagging(view: View) -> bool:
     if not idle:
         return False
     server = next(iter(idle))
-    lag = min(view.sequence.settled, view.sequence.fed) - view.sequence.unchanged(*view.pool.cached(server, view.id))
+    lag = min(view.sequence.settled, view.sequence.fed) - view.sequence.unchanged(*view.cached[server])
     spare = len(idle) > 1 or view.pool.windows_since(server) > 2 * view.plan.sp_degree
     return spare and lag >= view.plan.digest_lag
 
@@ -138,8 +140,8 @@ def lagging(view: View) -> bool:
 def digest(view: View) -> Digest:
     """Let the longest idle replica feed the next settled tokens."""
     sequence, server = view.sequence, next(iter(view.idle))
-    start = sequence.unchanged(*view.pool.cached(server, view.id))
+    start = sequence.unchanged(*view.cached[server])
     end = start + view.plan.digest_lag
-    view.pool.holds(server, view.id, (end, sequence.epoch))
+    view.cached[server] = (end, sequence.epoch)
     view.pool.sent(server)
     return Digest(server, next(view.jobs), view.id, start, tuple(sequence.tokens[start:end]))

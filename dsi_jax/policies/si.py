@@ -10,7 +10,7 @@ from dsi_jax.planning.lookahead import best_si_lookahead
 
 def schedule(view: View) -> list[Job]:
     """Draft until the block is full, send it, and wait for the verdict."""
-    if view.sequence.verifying or not view.prompt_read:
+    if view.sequence.verifying or view.sequence.settling or not view.prompt_read:
         return []  # the drafter waits too
     jobs: list[Job] = []
     while may_draft(view, ahead=view.plan.lookahead):

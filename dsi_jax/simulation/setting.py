@@ -14,6 +14,7 @@ from dsi_jax.simulation.oracles import RecordedOracle
 from dsi_jax.simulation.virtual import VirtualBackend
 
 MOST_SERVERS = 4096
+SHORTEST_MS, LONGEST_MS = 1e-6, 1e9  # a tick of virtual time, and eleven days
 UNLIMITED = 10**9  # tokens: a drafter without limits, and replicas that need not catch up
 
 
@@ -23,16 +24,15 @@ class Setting:
 
     target_ms: float
     drafter_ms: float
-    acceptance: float
-    sp_degree: int = 7
-    new_tokens: int = 50
+    acceptance: float  # rate at which drafts are right, each independently of the others
+    sp_degree: int = 7  # target servers
+    new_tokens: int = 50  # N
     target_ttft_ms: float | None = None  # of the first token, prompt included; None: as every token
     drafter_ttft_ms: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("target_ms", "drafter_ms"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be a positive number of milliseconds")
+            _check_latency(name, getattr(self, name))
         if not 0 <= self.acceptance <= 1:
             raise ValueError(f"acceptance={self.acceptance} must lie in [0, 1]")
         for name in ("sp_degree", "new_tokens"):
@@ -42,8 +42,10 @@ class Setting:
             raise ValueError(f"sp_degree={self.sp_degree} must be at most {MOST_SERVERS}; more change nothing")
         for name, least in (("target_ttft_ms", self.target_ms), ("drafter_ttft_ms", self.drafter_ms)):
             value = getattr(self, name)
-            if value is not None and not least <= value < math.inf:
-                raise ValueError(f"{name}={value} must be at least the {least:g} ms of any other token")
+            if value is not None and not least <= value <= LONGEST_MS:
+                raise ValueError(
+                    f"{name}={value} must be at least the {least:g} ms of any other token, and at most {LONGEST_MS:g}"
+                )
 
     @property
     def prefills_ms(self) -> tuple[float, float]:
@@ -54,6 +56,35 @@ class Setting:
     @property
     def forecast(self) -> Forecast:
         return Forecast(self.target_ms, self.drafter_ms, self.acceptance)
+
+    @property
+    def non_si_ms(self) -> float:
+        """What plain decoding takes: a target forward per token, behind the prompt."""
+        return self.new_tokens * self.target_ms + self.prefills_ms[0]
+
+    @property
+    def lower_bound_ms(self) -> float:
+        """The paper's N c + t. It counts the last token as a draft, and takes the drafter to be the faster model."""
+        return self.new_tokens * self.drafter_ms + self.target_ms
+
+    @property
+    def tight_lower_bound_ms(self) -> float:
+        """What no schedule with one autoregressive drafter beats, (N - 1) min(c, t) + t.
+
+        DSI at k = 1 and a = 1 reaches it. The last token may be the target's own. So N - 1 tokens are found one after
+        the other, by the drafter or by the target, and the forward that settles the last one starts behind them.
+        Neither model begins before it has read the prompt.
+        """
+        target_prefill, drafter_prefill = self.prefills_ms
+        found = (self.new_tokens - 1) * min(self.drafter_ms, self.target_ms)
+        return self.target_ms + max(target_prefill, min(target_prefill, drafter_prefill) + found)
+
+
+def _check_latency(name: str, ms: float) -> None:
+    if not 0 < ms < math.inf:
+        raise ValueError(f"{name}={ms} must be a positive number of milliseconds")
+    if not SHORTEST_MS <= ms <= LONGEST_MS:
+        raise ValueError(f"{name}={ms} must lie in {SHORTEST_MS:g} .. {LONGEST_MS:g} milliseconds")
 
 
 def virtual_run(
@@ -104,17 +135,18 @@ def virtual_run(
 
 
 def virtual_ms(
-    setting: Setting, policy: Policy, rules: Sequence[Blocks], wrong: np.ndarray, jitter: float = 0.0
+    setting: Setting, policy: Policy, blocks: Sequence[Blocks], wrong: np.ndarray, jitter: float = 0.0
 ) -> np.ndarray:
-    """Milliseconds float64[rules, repeats] of runs by the event loop; repeat r has jitter of its own.
+    """Milliseconds float64[blocks, repeats] of runs by the event loop; repeat r has jitter of its own.
 
     Args:
       setting, policy, jitter: as in `virtual_run`.
-      rules: SI takes their lookahead alone.
+      blocks: dispatch rules to try; SI takes their lookahead alone.
       wrong: bool[repeats, N].
     """
+    bar = tqdm(blocks, f"{policy.label}, event loop", leave=False, delay=1)
     times = [
-        [1e3 * virtual_run(setting, policy, rule, row, jitter=jitter, seed=r).wall_s for r, row in enumerate(wrong)]
-        for rule in tqdm(rules, f"{policy.label}, event loop", leave=False)
+        [1e3 * virtual_run(setting, policy, one, row, jitter=jitter, seed=r).wall_s for r, row in enumerate(wrong)]
+        for one in bar
     ]
     return np.asarray(times)

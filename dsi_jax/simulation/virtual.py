@@ -110,7 +110,7 @@ class VirtualServers:
         self._oracle_of = oracle if callable(oracle) else lambda request: oracle
         self._oracles: dict[int, Oracle] = {}
         self._chains: dict[tuple[str, int], list[int]] = {}  # (server, request)
-        self._last_draft: dict[int, int | None] = {}
+        self._last_draft: dict[int, int] = {}  # request -> the drafter's last token, which it has not fed yet
 
     def perform(self, job: Job) -> Event:
         """Compute what a server answers."""
@@ -131,9 +131,8 @@ class VirtualServers:
     def _prefill(self, job: Prefill) -> Prefilled:
         request = job.request
         self._oracles[request.id] = self._oracle_of(request)
-        self._chains[job.server, request.id] = []
-        self._last_draft[request.id] = None
-        self._extend(self._chains[job.server, request.id], job.tokens)
+        self._chains[job.server, request.id] = chain = []
+        self._extend(chain, job.tokens)
         return Prefilled(job.server, job.job, request.id)
 
     def _feed(self, job: Draft | Verify | Digest, start: int, tokens: tuple[int, ...]) -> list[int]:
@@ -153,7 +152,7 @@ class VirtualServers:
             chain.append(last)
 
     def _draft(self, job: Draft) -> Drafted:
-        request, chain, last = job.request, self._chains[job.server, job.request], self._last_draft[job.request]
+        request, chain, last = job.request, self._chains[job.server, job.request], self._last_draft.get(job.request)
         if job.tokens:
             self._feed(job, job.start, job.tokens)
             last = None

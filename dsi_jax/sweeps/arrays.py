@@ -11,20 +11,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dsi_jax.planning.timing import PATIENCE
+from dsi_jax.planning.waiting import worth_waiting
 
-NEVER = jnp.iinfo(jnp.int32).max
+NO_EVENT = jnp.iinfo(jnp.int32).max  # the tick of what will not happen
 
 
-class Rule(NamedTuple):
-    """How DSI is to run; every field is an int32 or bool scalar (an array under vmap)."""
+class TickPlan(NamedTuple):
+    """How DSI is to run, latencies included; every field is an int32 or bool scalar (an array under vmap)."""
 
     target: jax.Array  # ticks of a target forward
     drafter: jax.Array  # ticks of a draft token
     sp_degree: jax.Array
     lookahead: jax.Array
     first: jax.Array
-    hold: jax.Array  # bool: the drafter waits for verdicts that are near (`planning.timing.verdict_is_near`)
+    hold: jax.Array  # bool: the drafter waits for verdicts that are near (`planning/waiting.py`)
     abandon: jax.Array  # bool: a void draft is dropped at once, which no launched program can be; for comparison
     target_prefill: jax.Array  # ticks that each server takes for the prompt
     drafter_prefill: jax.Array
@@ -59,7 +59,8 @@ def dsi_unhindered_ticks(target: jax.Array, drafter: jax.Array, wrong: jax.Array
     """
     count = wrong.shape[0]
     ahead = first_wrong(wrong)
-    overhang = -target % drafter  # of the draft under way when a window returns that was sent as a draft ended
+    # A window is sent as a draft ends. When it returns, another draft is under way; so much of it is left.
+    overhang = -target % drafter
 
     def epoch(state):
         settled, ticks, residual = state
@@ -69,7 +70,7 @@ def dsi_unhindered_ticks(target: jax.Array, drafter: jax.Array, wrong: jax.Array
         alone = late | (accepted == 0)
         noticed = target + jnp.where(alone, 0, residual + accepted * drafter)
         said_all = noticed >= residual + last * drafter
-        turned = residual + overhang  # of the draft under way when the zero-draft window returns
+        turned = residual + overhang  # left of the draft that is under way when the zero-draft window returns
         left = jnp.where(alone, jnp.where(turned >= drafter, turned - drafter, turned), overhang)
         left = jnp.where(late, residual + drafter - target, jnp.where(said_all, 0, left))
         return settled + jnp.where(alone, 0, accepted) + 1, ticks + noticed, left
@@ -96,11 +97,11 @@ class _State(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="slots")
-def dsi_ticks(rule: Rule, acceptance: jax.Array, wrong: jax.Array, slots: int) -> jax.Array:
+def dsi_ticks(plan: TickPlan, acceptance: jax.Array, wrong: jax.Array, slots: int) -> jax.Array:
     """Ticks that DSI takes for N tokens; see `policies/dsi.py`, of which this is a line-by-line image.
 
     Args:
-      rule: how it is to run.
+      plan: how it is to run.
       acceptance: float32, what the drafter reckons with when it holds.
       wrong: bool[N].
       slots: at least every `sp_degree`; static.
@@ -109,8 +110,8 @@ def dsi_ticks(rule: Rule, acceptance: jax.Array, wrong: jax.Array, slots: int) -
     ahead = first_wrong(wrong)
     zero, void = jnp.int32(0), jnp.full((slots,), -1, jnp.int32)
     # reading the prompt is a window of no epoch on every target server
-    reading = jnp.where(rule.target_prefill > 0, rule.sp_degree, 0)
-    sent = jnp.broadcast_to(rule.target_prefill - rule.target, (slots,))
+    reading = jnp.where(plan.target_prefill > 0, plan.sp_degree, 0)
+    sent = jnp.broadcast_to(plan.target_prefill - plan.target, (slots,))
     start = _State(
         now=zero,
         settled=zero,
@@ -119,7 +120,7 @@ def dsi_ticks(rule: Rule, acceptance: jax.Array, wrong: jax.Array, slots: int) -
         epoch=zero,
         asked=jnp.bool_(False),
         draft_begin=zero,
-        drafter_free=rule.drafter_prefill,
+        drafter_free=plan.drafter_prefill,
         returned=zero,
         launched=reading,
         sent=sent,
@@ -129,18 +130,18 @@ def dsi_ticks(rule: Rule, acceptance: jax.Array, wrong: jax.Array, slots: int) -
     )
 
     def step(state):
-        return _schedule(_next_event(state, rule, ahead, count), rule, acceptance, count, slots)
+        return _schedule(_next_event(state, plan, ahead, count), plan, acceptance, count, slots)
 
-    begun = _schedule(start, rule, acceptance, count, slots)
+    begun = _schedule(start, plan, acceptance, count, slots)
     return jax.lax.while_loop(lambda state: state.settled < count, step, begun).now
 
 
-def _next_event(state: _State, rule: Rule, ahead: jax.Array, count: int) -> _State:
+def _next_event(state: _State, plan: TickPlan, ahead: jax.Array, count: int) -> _State:
     """The next verdict or draft, whichever comes first; a verdict, if they come together."""
     slot = state.returned % state.sent.shape[0]
     under_way = state.returned < state.launched
-    verdict_at = jnp.where(under_way, state.sent[slot] + rule.target, NEVER)
-    draft_at = jnp.where(state.asked, state.drafter_free, NEVER)
+    verdict_at = jnp.where(under_way, state.sent[slot] + plan.target, NO_EVENT)
+    draft_at = jnp.where(state.asked, state.drafter_free, NO_EVENT)
     verdict = verdict_at <= draft_at
     now = jnp.minimum(verdict_at, draft_at)
 
@@ -151,7 +152,7 @@ def _next_event(state: _State, rule: Rule, ahead: jax.Array, count: int) -> _Sta
     renewed = applies & ~accepted_all  # the target's own token is put: a new epoch
     settled = jnp.where(applies, wrong + 1, state.settled)
     begun = state.draft_begin < now
-    busy = jnp.where(begun & ~rule.abandon, state.drafter_free, jnp.where(begun, now, state.draft_begin))
+    busy = jnp.where(begun & ~plan.abandon, state.drafter_free, jnp.where(begun, now, state.draft_begin))
     return state._replace(
         now=now,
         settled=settled,
@@ -164,19 +165,19 @@ def _next_event(state: _State, rule: Rule, ahead: jax.Array, count: int) -> _Sta
     )
 
 
-def _schedule(state: _State, rule: Rule, acceptance: jax.Array, count: int, slots: int) -> _State:
+def _schedule(state: _State, plan: TickPlan, acceptance: jax.Array, count: int, slots: int) -> _State:
     """Send a window if one is due, then ask for a draft if the drafter should have one."""
     slot = jnp.arange(slots, dtype=jnp.int32)
-    idle = (state.launched < rule.sp_degree) | (
-        state.sent[(state.launched - rule.sp_degree) % slots] + rule.target <= state.now
+    idle = (state.launched < plan.sp_degree) | (
+        state.sent[(state.launched - plan.sp_degree) % slots] + plan.target <= state.now
     )
     no_more = ~state.asked & (state.drafted >= count - 1)
     at_front = state.fed < state.settled
     waiting = state.drafted - state.fed
     due = jnp.where(
         at_front,
-        (state.drafted - state.settled >= rule.first) | no_more,
-        (waiting >= rule.lookahead) | ((waiting > 0) & no_more),
+        (state.drafted - state.settled >= plan.first) | no_more,
+        (waiting >= plan.lookahead) | ((waiting > 0) & no_more),
     )
     send = idle & due
     here = send & (slot == state.launched % slots)
@@ -189,24 +190,24 @@ def _schedule(state: _State, rule: Rule, acceptance: jax.Array, count: int, slot
         launched=state.launched + send,
     )
     begin = jnp.maximum(state.drafter_free, state.now)
-    ask = ~state.asked & (state.drafted < count - 1) & ~_verdict_is_near(state, rule, acceptance, begin, slot)
+    ask = ~state.asked & (state.drafted < count - 1) & ~_verdict_is_near(state, plan, acceptance, begin, slot)
     return state._replace(
         asked=state.asked | ask,
         draft_begin=jnp.where(ask, begin, state.draft_begin),
-        drafter_free=jnp.where(ask, begin + rule.drafter, state.drafter_free),
+        drafter_free=jnp.where(ask, begin + plan.drafter, state.drafter_free),
     )
 
 
-def _verdict_is_near(state: _State, rule: Rule, acceptance: jax.Array, begin: jax.Array, slot: jax.Array) -> jax.Array:
-    """See `planning.timing.verdict_is_near`."""
+def _verdict_is_near(
+    state: _State, plan: TickPlan, acceptance: jax.Array, begin: jax.Array, slot: jax.Array
+) -> jax.Array:
+    """Whether the drafter waits for the next verdict of this epoch; see `planning.timing.Timing.verdict_is_near`."""
     slots = slot.shape[0]
-    order = (slot - state.returned) % slots
-    wait = state.sent + rule.target - begin
-    counts = (order < state.launched - state.returned) & (state.sent_in == state.epoch) & (wait >= 0)
-    nearest = jnp.argmin(jnp.where(counts, order, slots))
-    judged = state.end[nearest] - state.window[nearest]
-    wrong = 1 - acceptance ** judged.astype(jnp.float32)
-    limit = jnp.minimum(PATIENCE * wrong, 1 - 1e-5) * rule.drafter
-    worth_it = (wait[nearest] < limit) & ((rule.sp_degree > 1) | (2 * rule.drafter <= rule.target))
-    near = jnp.where(state.end[nearest] == state.drafted, wait[nearest] < rule.drafter, worth_it)
-    return rule.hold & counts.any() & near
+    order = (slot - state.returned) % slots  # in which windows were sent
+    wait = state.sent + plan.target - begin
+    awaited = (order < state.launched - state.returned) & (state.sent_in == state.epoch) & (wait >= 0)
+    nearest = jnp.argmin(jnp.where(awaited, order, slots))
+    right = acceptance ** (state.end[nearest] - state.window[nearest]).astype(jnp.float32)
+    brings_token = state.end[nearest] == state.drafted
+    near = worth_waiting(wait[nearest], plan.target, plan.drafter, right, brings_token, plan.sp_degree)
+    return plan.hold & awaited.any() & near

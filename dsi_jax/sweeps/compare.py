@@ -2,76 +2,127 @@
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsi_jax.base import Blocks
+from dsi_jax.base import Blocks, Policy
 from dsi_jax.planning.blocks import LONGEST, best_blocks, smallest_sufficient_lookahead
 from dsi_jax.planning.lookahead import best_si_lookahead
-from dsi_jax.simulation import closed_forms
-from dsi_jax.simulation.setting import Setting
-from dsi_jax.sweeps.arrays import Rule, dsi_ticks, si_ticks
+from dsi_jax.policies import DSI, NON_SI, SI
+from dsi_jax.simulation.setting import Setting, virtual_ms
+from dsi_jax.sweeps.arrays import TickPlan, dsi_ticks, si_ticks
+from dsi_jax.sweeps.chunks import in_chunks
+from dsi_jax.sweeps.intervals import Interval, interval, ratio_interval
 
 TICKS_PER_MS = 1000
 SEARCHED = range(1, 21)  # lookaheads
+MOST_OUTCOMES = 10**8  # random numbers: some 900 MB while they are drawn
+MOST_EVENT_RUNS = 20  # a forward takes the event loop some 20 us
+COMPARED = (NON_SI, SI, DSI)  # what `compare` knows; any other policy is run by the event loop
 
-# How the times of many runs are found: milliseconds [lookaheads or rules, repeats] for outcomes bool[repeats, N].
-SITimes = Callable[[Setting, Sequence[int], np.ndarray], np.ndarray]
-DSITimes = Callable[[Setting, Sequence[Blocks], np.ndarray], np.ndarray]
+# How the times of many runs are found: milliseconds [blocks, repeats] for outcomes bool[repeats, N].
+Times = Callable[[Setting, Sequence[Blocks], np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """Of the fields of a `Comparison` that have the same names."""
+
+    si_ms: Interval
+    dsi_ms: Interval
+    si_best_ms: Interval
+    dsi_best_ms: Interval
+    dsi_auto_ms: Interval
+    ratio: Interval
+    auto_ratio: Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Non-SI, SI and DSI on the same outcomes. Times are means over the runs, in milliseconds."""
+
+    non_si_ms: float
+    si_ms: float  # at the lookahead asked for, otherwise at its best one
+    dsi_ms: float  # at the lookahead asked for, otherwise by the derived dispatch rule
+    si_best_ms: float
+    dsi_best_ms: float
+    dsi_auto_ms: float  # by the derived dispatch rule
+    si_best_k: int
+    dsi_best_k: int
+    dsi_auto: Blocks
+    repeats: int
+    lower_bound_ms: float
+    tight_lower_bound_ms: float
+    ratio: float  # SI's time over DSI's, each at its best lookahead
+    auto_ratio: float  # SI's time at its best lookahead over that of DSI by the derived rule
+    smallest_sufficient_lookahead: int
+    ci: Intervals
+
+
+@dataclasses.dataclass(frozen=True)
+class EventRuns:
+    """A policy of which there is no array program: its mean time by the event loop, in milliseconds."""
+
+    name: str
+    label: str
+    blocks: Blocks
+    ms: float
+    ci: Interval
+    repeats: int
 
 
 def draw_outcomes(acceptance: float, repeats: int, new_tokens: int, seed: int = 0) -> np.ndarray:
     """Draw bool[repeats, new_tokens]: whether the draft for each token is wrong, independently."""
+    _check_count(repeats, new_tokens)
     return np.random.default_rng(seed).random((repeats, new_tokens)) >= acceptance
 
 
 def recorded_outcomes(accepted: Sequence[bool], repeats: int, new_tokens: int, seed: int = 0) -> np.ndarray:
     """Cut a recorded trace of accepted drafts, taken as a ring, at random places; bool[repeats, new_tokens]."""
+    _check_count(repeats, new_tokens)
     starts = np.random.default_rng(seed).integers(0, len(accepted), repeats)
     return ~np.asarray(accepted, bool)[(starts[:, None] + np.arange(new_tokens)[None, :]) % len(accepted)]
 
 
 def si_ms(setting: Setting, lookaheads: Sequence[int], wrong: np.ndarray) -> np.ndarray:
     """Milliseconds float64[lookaheads, repeats] that SI takes."""
-    _check_clock(setting, lookaheads, wrong.shape[1])
-    t, c = _ticks(setting.target_ms), _ticks(setting.drafter_ms)
-    ticks = _si_many(t, c, jnp.asarray(lookaheads, jnp.int32), jnp.asarray(wrong))
-    return np.asarray(ticks, np.float64) / TICKS_PER_MS + max(setting.prefills_ms)
+    _check_clock(setting, max(lookaheads), wrong.shape[1])
+    t, c, k = _ticks(setting.target_ms), _ticks(setting.drafter_ms), jnp.asarray(lookaheads, jnp.int32)
+    ticks = in_chunks(lambda rows: _si_many(t, c, k, rows), wrong, len(lookaheads), f"{SI.label}, runs")
+    return ticks / TICKS_PER_MS + max(setting.prefills_ms)
 
 
 def dsi_ms(
-    setting: Setting, rules: Sequence[Blocks], wrong: np.ndarray, *, hold: bool = True, abandon: bool = False
+    setting: Setting, blocks: Sequence[Blocks], wrong: np.ndarray, *, hold: bool = True, abandon: bool = False
 ) -> np.ndarray:
-    """Milliseconds float64[rules, repeats] that DSI takes.
+    """Milliseconds float64[blocks, repeats] that DSI takes.
 
     Args:
       setting: latencies, acceptance rate (what the drafter reckons with), SP degree.
-      rules: dispatch rules.
+      blocks: dispatch rules to try.
       wrong: bool[repeats, N].
       hold: the drafter waits for verdicts that are near.
       abandon: a void draft is dropped at once, which no launched program can be; for comparison.
     """
-    _check_clock(setting, [1], wrong.shape[1])
-    prefills = [_ticks(ms) for ms in setting.prefills_ms]
-    rule = Rule(
+    _check_clock(setting, 1, wrong.shape[1])
+    target_prefill, drafter_prefill = (_ticks(ms) for ms in setting.prefills_ms)
+    plan = TickPlan(
         target=_ticks(setting.target_ms),
         drafter=_ticks(setting.drafter_ms),
         sp_degree=jnp.int32(setting.sp_degree),
-        lookahead=jnp.asarray([rule.lookahead for rule in rules], jnp.int32),
-        first=jnp.asarray([rule.first for rule in rules], jnp.int32),
+        lookahead=jnp.asarray([one.lookahead for one in blocks], jnp.int32),
+        first=jnp.asarray([one.first for one in blocks], jnp.int32),
         hold=jnp.bool_(hold),
         abandon=jnp.bool_(abandon),
-        target_prefill=prefills[0],
-        drafter_prefill=prefills[1],
+        target_prefill=target_prefill,
+        drafter_prefill=drafter_prefill,
     )
-    slots = 1 << (setting.sp_degree - 1).bit_length()
-    ticks = _dsi_many(rule, jnp.float32(setting.acceptance), jnp.asarray(wrong), slots)
-    return np.asarray(ticks, np.float64) / TICKS_PER_MS
+    acceptance, slots = jnp.float32(setting.acceptance), 1 << (setting.sp_degree - 1).bit_length()
+    run = lambda rows: _dsi_many(plan, acceptance, rows, slots)  # noqa: E731
+    return in_chunks(run, wrong, len(blocks) * -(-slots // 8), f"{DSI.label}, runs") / TICKS_PER_MS
 
 
 def compare(
@@ -79,66 +130,81 @@ def compare(
     wrong: np.ndarray,
     lookahead: int | None = None,
     searched: Sequence[int] = SEARCHED,
-    si: SITimes = si_ms,
-    dsi: DSITimes = dsi_ms,
-) -> dict[str, Any]:
-    """Run the three algorithms on the same outcomes; returns the fields of `simulate.json`.
+    jitter: float = 0.0,
+) -> Comparison:
+    """Run non-SI, SI and DSI on the same outcomes.
 
     Args:
       setting: latencies, acceptance rate, SP degree, tokens.
       wrong: bool[repeats, N], the outcomes.
-      lookahead: of SI and DSI; None: SI at its best k, DSI at the derived rule.
+      lookahead: of SI and DSI; None: SI at its best k, DSI by the derived rule.
       searched: lookaheads among which the best ones are sought.
-      si, dsi: how times are found; default the array programs, which know fixed latencies only.
+      jitter: every latency varies by this fraction, up and down; the event loop, which knows it, is then used.
     """
-    si_all = si(setting, searched, wrong)
-    auto = best_blocks(setting.forecast, setting.sp_degree)
-    rules = [*(Blocks(0, k) for k in searched), auto, *([Blocks(0, lookahead)] if lookahead else [])]
-    dsi_all = dsi(setting, rules, wrong)
-    si_best, dsi_best = int(si_all.mean(1).argmin()), int(dsi_all[: len(searched)].mean(1).argmin())
-    si_best_times, dsi_best_times = si_all[si_best], dsi_all[dsi_best]
-    si_shown = si(setting, [lookahead], wrong)[0] if lookahead else si_best_times
-    dsi_auto, dsi_shown = dsi_all[len(searched)], dsi_all[-1]
-    n, t, c = setting.new_tokens, setting.target_ms, setting.drafter_ms
-    prefill = setting.prefills_ms[0]
-    means = {
-        "non_si_ms": np.full(2, closed_forms.non_si(t, n) + prefill),
-        "si_ms": si_shown,
-        "dsi_ms": dsi_shown,
-        "si_best_ms": si_best_times,
-        "dsi_best_ms": dsi_best_times,
-        "dsi_auto_ms": dsi_auto,
+    si, dsi = _times_of(SI, jitter), _times_of(DSI, jitter)
+    tried = [Blocks(0, k) for k in searched]
+    auto, asked = best_blocks(setting.forecast, setting.sp_degree), [Blocks(0, lookahead)] if lookahead else []
+    si_all, dsi_all = si(setting, [*tried, *asked], wrong), dsi(setting, [*tried, auto, *asked], wrong)
+    si_best, dsi_best = (int(times[: len(tried)].mean(1).argmin()) for times in (si_all, dsi_all))
+    times = {
+        "si_ms": si_all[-1] if lookahead else si_all[si_best],
+        "dsi_ms": dsi_all[-1],
+        "si_best_ms": si_all[si_best],
+        "dsi_best_ms": dsi_all[dsi_best],
+        "dsi_auto_ms": dsi_all[len(tried)],
     }
-    return {
-        **{name: float(values.mean()) for name, values in means.items()},
-        "si_best_k": searched[si_best],
-        "dsi_best_k": searched[dsi_best],
-        "dsi_auto": dataclasses.asdict(auto),
-        "repeats": len(wrong),
-        "lower_bound_ms": closed_forms.lower_bound(t, c, n),
-        "tight_lower_bound_ms": closed_forms.tight_lower_bound(t, c, n, *setting.prefills_ms),
-        "ratio": float(si_best_times.mean() / dsi_best_times.mean()),
-        "auto_ratio": float(si_best_times.mean() / dsi_auto.mean()),
-        "smallest_sufficient_lookahead": smallest_sufficient_lookahead(t, c, setting.sp_degree),
-        "ci": {
-            **{name: interval(values) for name, values in means.items() if name != "non_si_ms"},
-            "ratio": ratio_interval(si_best_times, dsi_best_times),
-            "auto_ratio": ratio_interval(si_best_times, dsi_auto),
-        },
-    }
+    ratios = {"ratio": times["dsi_best_ms"], "auto_ratio": times["dsi_auto_ms"]}
+    t, c = setting.target_ms, setting.drafter_ms
+    return Comparison(
+        non_si_ms=setting.non_si_ms,
+        **{name: float(values.mean()) for name, values in times.items()},
+        si_best_k=searched[si_best],
+        dsi_best_k=searched[dsi_best],
+        dsi_auto=auto,
+        repeats=len(wrong),
+        lower_bound_ms=setting.lower_bound_ms,
+        tight_lower_bound_ms=setting.tight_lower_bound_ms,
+        **{name: float(si_all[si_best].mean() / values.mean()) for name, values in ratios.items()},
+        smallest_sufficient_lookahead=smallest_sufficient_lookahead(t, c, setting.sp_degree),
+        ci=_intervals(times, ratios),
+    )
 
 
-def interval(values: np.ndarray) -> list[float]:
-    """95 % confidence interval of a mean (normal approximation)."""
-    half = 1.96 * values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return [float(values.mean() - half), float(values.mean() + half)]
+def _intervals(times: Mapping[str, np.ndarray], ratios: Mapping[str, np.ndarray]) -> Intervals:
+    """Of the mean times, and of the time of SI at its best over other ones."""
+    return Intervals(
+        **{name: interval(values) for name, values in times.items()},
+        **{name: ratio_interval(times["si_best_ms"], values) for name, values in ratios.items()},
+    )
 
 
-def ratio_interval(above: np.ndarray, below: np.ndarray) -> list[float]:
-    """95 % confidence interval of mean(above) / mean(below) over paired runs (delta method)."""
-    ratio = above.mean() / below.mean()
-    low, high = interval((above - ratio * below) / below.mean())
-    return [float(ratio + low), float(ratio + high)]
+def run_events(
+    setting: Setting, policy: Policy, wrong: np.ndarray, lookahead: int | None = None, jitter: float = 0.0
+) -> EventRuns:
+    """Run any policy by the event loop, on the first `MOST_EVENT_RUNS` of the outcomes.
+
+    Args:
+      setting, wrong, jitter: as in `compare`.
+      policy: of the registry, or your own.
+      lookahead: None: what the policy derives from latencies, acceptance rate and SP degree.
+    """
+    blocks = blocks_of(setting, policy, lookahead)
+    (times,) = virtual_ms(setting, policy, [blocks], wrong[:MOST_EVENT_RUNS], jitter)
+    return EventRuns(policy.name, policy.label, blocks, float(times.mean()), interval(times), len(times))
+
+
+def blocks_of(setting: Setting, policy: Policy, lookahead: int | None = None) -> Blocks:
+    """The dispatch rule that a policy follows at a fixed lookahead, or (None) by what it derives."""
+    return Blocks(0, lookahead) if lookahead else policy.auto(setting.forecast, setting.sp_degree, LONGEST)
+
+
+def _times_of(policy: Policy, jitter: float) -> Times:
+    """How the times of SI or DSI are found: by array programs, or by the event loop where latencies vary."""
+    if jitter:
+        return lambda setting, blocks, wrong: virtual_ms(setting, policy, blocks, wrong, jitter)
+    if policy is SI:
+        return lambda setting, blocks, wrong: si_ms(setting, [one.lookahead for one in blocks], wrong)
+    return dsi_ms
 
 
 def searched_lookaheads(setting: Setting) -> range:
@@ -151,9 +217,17 @@ def _ticks(ms: float) -> jax.Array:
     return jnp.int32(round(ms * TICKS_PER_MS))
 
 
-def _check_clock(setting: Setting, lookaheads: Sequence[int], new_tokens: int) -> None:
+def _check_count(repeats: int, new_tokens: int) -> None:
+    if repeats * new_tokens > MOST_OUTCOMES:
+        raise ValueError(
+            f"repeats={repeats} runs of new_tokens={new_tokens} need {repeats * new_tokens:,} random outcomes, more "
+            f"than {MOST_OUTCOMES:,}; lower one of them"
+        )
+
+
+def _check_clock(setting: Setting, lookahead: int, new_tokens: int) -> None:
     """Refuse what int32 ticks of a microsecond cannot count."""
-    longest_ms = new_tokens * (setting.target_ms + max(lookaheads) * setting.drafter_ms) + sum(setting.prefills_ms)
+    longest_ms = new_tokens * (setting.target_ms + lookahead * setting.drafter_ms) + sum(setting.prefills_ms)
     if longest_ms * TICKS_PER_MS >= 2**31:
         raise ValueError(
             f"new_tokens={new_tokens} at these latencies may take {longest_ms / 1e3:.0f} s, more than the "
@@ -170,7 +244,7 @@ def _si_many(target, drafter, lookaheads, wrong):
 
 
 @functools.partial(jax.jit, static_argnames="slots")
-def _dsi_many(rule, acceptance, wrong, slots):
-    axes = Rule(*(0 if name in ("lookahead", "first") else None for name in Rule._fields))
-    one = lambda rule: jax.vmap(lambda row: dsi_ticks(rule, acceptance, row, slots))(wrong)  # noqa: E731
-    return jax.vmap(one, in_axes=(axes,))(rule)
+def _dsi_many(plan, acceptance, wrong, slots):
+    axes = TickPlan(*(0 if name in ("lookahead", "first") else None for name in TickPlan._fields))
+    one = lambda plan: jax.vmap(lambda row: dsi_ticks(plan, acceptance, row, slots))(wrong)  # noqa: E731
+    return jax.vmap(one, in_axes=(axes,))(plan)

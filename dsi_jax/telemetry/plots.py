@@ -2,14 +2,15 @@
 
 from __future__ import annotations  # matplotlib's types are named without importing it
 
-import dataclasses
-import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsi_jax.base import Algorithm, Commit, Span, Trace
+from dsi_jax.base import Commit, Span, Trace
+from dsi_jax.policies import POLICIES
+from dsi_jax.telemetry.style import AXIS_FONT, FAINT, GRID, INK, drawing_order, lines_of, plain, save, title
 from dsi_jax.telemetry.timeline import lanes
+from dsi_jax.telemetry.window import Window, choose_window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,82 +20,35 @@ if TYPE_CHECKING:
 _FILL = {"draft": "#E69F00", "verify": "#0072B2", "digest": "#56B4E9", "prefill": "#B58CC4", "settle": "#009E73"}
 _TEXT = {"draft": "#3B2800", "verify": "white", "digest": "#00243A", "prefill": "#2C1436", "settle": "white"}
 _STALE_FILL, _STALE_EDGE, _STALE_TEXT = "#DDE1E6", "#9AA3AD", "#5B6570"
-_IDLE, INK, FAINT = "#F1F3F5", "#1F2933", "#66707B"
+_IDLE = "#F1F3F5"
 _COMMIT, _REJECTION = "#007A5A", "#C1121F"
-NAMES = {Algorithm.DSI: "DSI", Algorithm.SI: "SI", Algorithm.NON_SI: "non-SI"}
-_MOTTO = {
-    Algorithm.DSI: "drafting and verifications overlap in time",
-    Algorithm.SI: "draft, then verify, in turn",
-    Algorithm.NON_SI: "one target forward per token",
-}
-LINE = {
-    Algorithm.DSI: {"color": "#0072B2", "linewidth": 2.6},
-    Algorithm.SI: {"color": "#B5651D", "linewidth": 1.9, "linestyle": (0, (5, 1.5))},
-    Algorithm.NON_SI: {"color": "#4B5563", "linewidth": 1.9, "linestyle": (0, (1.2, 1.2))},
-}
 _WIDTH, _LEFT, _RIGHT = 13.0, 1.05, 0.25  # inches
-_HEAD, _TITLE, _LANE, _COMMITS, _AXIS, _SETTLED, _FOOT = (
-    0.72,
-    0.42,
-    0.245,
-    1.15,
-    0.55,
-    2.0,
-    0.52,
-)  # inches; _COMMITS: lanes
-AXIS_FONT: dict[str, Any] = {"fontsize": 9, "color": FAINT, "labelpad": 3}
+_HEAD, _TITLE, _LANE, _AXIS, _SETTLED, _FOOT = 0.72, 0.42, 0.245, 0.55, 2.0, 0.52  # inches
+_COMMITS = 1.15  # height of the row of commits, in lanes
 _COUNT_SPACE = 15.0  # points for the number above a commit
-_DRAFTS_SHOWN, _VERIFIES_SHOWN = 25, 8
+_PROMPT_SHOWN = 44  # characters
 
 
-@dataclasses.dataclass(frozen=True)
-class _Window:
-    """The part of the runs that the lanes show, in milliseconds."""
-
-    start: float
-    end: float
-    whole: bool
-
-    @property
-    def points_per_ms(self) -> float:
-        return (_WIDTH - _LEFT - _RIGHT) * 72 / (self.end - self.start)
-
-    def fits(self, text: str, start: float, end: float, size: float) -> bool:
-        return 0.62 * size * len(text) + 2 < (min(end, self.end) - max(start, self.start)) * self.points_per_ms
-
-
-def timeline_png(path: str | Path, traces: Sequence[Trace], window_ms: float | None = None) -> None:
+def timeline_png(
+    path: str | Path, traces: Sequence[Trace], window_ms: float | None = None, prompt: str | None = None
+) -> None:
     """Save `timeline_figure` as .png or .svg, by the suffix of `path`.
 
     Raises:
       ValueError: another suffix, no traces, or a window of no length.
     """
-    save(path, timeline_figure(traces, window_ms))
+    save(path, timeline_figure(traces, window_ms, prompt))
 
 
-def save(path: str | Path, figure: Figure) -> None:
-    """Save any figure as .png or .svg, by the suffix of `path`: the same picture is the same file each time.
-
-    Raises:
-      ValueError: another suffix.
-    """
-    path = Path(path)
-    if path.suffix not in (".png", ".svg"):
-        raise ValueError(f"{path.name} must end in .png or .svg")
-    import matplotlib
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "dsi-jax"}):  # and with no date
-        figure.savefig(path, dpi=150, facecolor="white", metadata={"Date": None} if path.suffix == ".svg" else None)
-
-
-def timeline_figure(traces: Sequence[Trace], window_ms: float | None = None) -> Figure:
+def timeline_figure(traces: Sequence[Trace], window_ms: float | None = None, prompt: str | None = None) -> Figure:
     """Draw what every server did, a panel for each run on one time axis, above the tokens settled over time.
 
     Args:
-      traces: runs of one prompt; DSI is drawn on top, then SI, then non-SI.
+      traces: runs of one prompt; the registry's last policy is drawn on top, its first at the bottom, and those that
+        are not registered above all.
       window_ms: how much of the runs the lanes show; by default the first 25 drafts or 8 verifications, whichever
-        are longer. A long prefill before it is skipped. The lower panel always shows the runs to their end.
+        are longer. Long prefills before it are skipped. The lower panel always shows the runs to their end.
+      prompt: named in the head.
 
     Raises:
       ValueError: no traces, or a window of no length.
@@ -105,8 +59,9 @@ def timeline_figure(traces: Sequence[Trace], window_ms: float | None = None) -> 
         raise ValueError("there are no traces to draw")
     if window_ms is not None and window_ms <= 0:
         raise ValueError(f"window_ms={window_ms} must be positive")
-    traces = sorted(traces, key=lambda trace: list(NAMES).index(trace.algorithm))
-    window = _window(traces, window_ms)
+    order = drawing_order(trace.algorithm for trace in traces)
+    traces = sorted(traces, key=lambda trace: order.index(trace.algorithm))
+    window = choose_window(traces, window_ms)
     panels = [_TITLE + _LANE * (len(trace.servers) + _COMMITS) for trace in traces]
     height = _HEAD + sum(panels) + _AXIS + _TITLE + _SETTLED + _FOOT
     figure = Figure(figsize=(_WIDTH, height))
@@ -114,56 +69,35 @@ def timeline_figure(traces: Sequence[Trace], window_ms: float | None = None) -> 
     for trace, panel in zip(traces, panels, strict=True):
         axes = _axes(figure, top - panel, panel - _TITLE)
         _draw_lanes(axes, trace, window)
-        title(axes, *_headline(trace, traces))
+        below = [other for other in traces if order.index(other.algorithm) > order.index(trace.algorithm)]
+        title(axes, trace.label, _facts(trace, below))
         _time_axis(axes, window, labelled=trace is traces[-1])
         top -= panel
     _draw_settled(_axes(figure, _FOOT, _SETTLED), traces, window)
-    _draw_head(figure, traces, window)
+    _draw_head(figure, traces, window, prompt)
     return figure
 
 
-# --------------------------------------------------------------------------------------------------- what is shown
-
-
-def _window(traces: Sequence[Trace], window_ms: float | None) -> _Window:
-    longest = 1e3 * max(trace.wall_s for trace in traces)
-    ready = 1e3 * min(max((s.end_s for s in trace.spans if s.kind == "prefill"), default=0.0) for trace in traces)
-    length = window_ms or _legible_ms(traces) + min(ready, 0.15 * _legible_ms(traces))
-    start = 0.0 if ready <= 0.15 * length else ready - 0.03 * length
-    if start + length > 0.9 * longest and window_ms is None:
-        return _Window(start, 1.01 * longest, start == 0)
-    return _Window(start, min(start + length, 1.01 * longest), start == 0 and length >= longest)
-
-
-def _legible_ms(traces: Sequence[Trace]) -> float:
-    """Measure the first 25 drafts of the first run that drafts, and 8 verifications; take the longer time."""
-    drafting = next(([s for s in trace.spans if s.kind == "draft"] for trace in traces if len(trace.servers) > 1), [])
-    drafts = sorted(drafting, key=lambda span: span.start_s)[:_DRAFTS_SHOWN]
-    verifies = [span.end_s - span.start_s for trace in traces for span in trace.spans if span.kind == "verify"]
-    drafted = drafts[-1].end_s - drafts[0].start_s if drafts else 0.0
-    return 1e3 * max(drafted, _VERIFIES_SHOWN * statistics.median(verifies or [0.0])) or 1.0
+# --------------------------------------------------------------------------------------------------- the headline
 
 
 def _rate(trace: Trace) -> float:
     return sum(len(commit.tokens) for commit in trace.commits) / trace.wall_s
 
 
-def _headline(trace: Trace, traces: Sequence[Trace]) -> tuple[str, str]:
-    """Word a panel's title: the name in bold, then the facts."""
+def _facts(trace: Trace, others: Sequence[Trace]) -> str:
+    """Word what follows a panel's name; its speed is compared with that of the runs below."""
     count = sum(len(commit.tokens) for commit in trace.commits)
     facts = [f"{count} tokens in {1e3 * trace.wall_s:,.0f} ms", f"{_rate(trace):.1f} tokens/s"]
-    facts += [
-        f"{_rate(trace) / _rate(other):.2f}x {NAMES[other.algorithm]}"
-        for other in traces
-        if list(NAMES).index(other.algorithm) > list(NAMES).index(trace.algorithm)
-    ]
-    return NAMES[trace.algorithm], "   ·   ".join([*facts, _MOTTO[trace.algorithm]])
+    facts += [f"{_rate(trace) / _rate(other):.2f}x {other.label}" for other in others]
+    motto = [POLICIES[trace.algorithm].motto] if trace.algorithm in POLICIES else []
+    return "   ·   ".join([*facts, *motto])
 
 
 # ------------------------------------------------------------------------------------------------------- the lanes
 
 
-def _draw_lanes(axes: Axes, trace: Trace, window: _Window) -> None:
+def _draw_lanes(axes: Axes, trace: Trace, window: Window) -> None:
     """Draw a lane for each server, the drafter on top, under a row of commits."""
     rows = {name: len(trace.servers) - 1 - lane for lane, name in enumerate(lanes(trace))}
     top = len(rows)
@@ -177,17 +111,17 @@ def _draw_lanes(axes: Axes, trace: Trace, window: _Window) -> None:
     _draw_commits(axes, [c for c in trace.commits if window.start <= 1e3 * c.time_s <= window.end], top, window)
 
 
-def _draw_job(axes: Axes, span: Span, row: int, window: _Window) -> None:
+def _draw_job(axes: Axes, span: Span, row: int, window: Window) -> None:
     from matplotlib.patches import Rectangle
 
     start, end = 1e3 * span.start_s, 1e3 * span.end_s
     style: dict[str, Any] = {"facecolor": _FILL[span.kind], "edgecolor": "white"}
     if span.stale:
         style = {"facecolor": _STALE_FILL, "edgecolor": _STALE_EDGE, "hatch": "/////", "hatch_linewidth": 0.4}
-    edge = min(0.8, 0.12 * (end - start) * window.points_per_ms)  # thin blocks keep their colour
+    edge = min(0.8, 0.12 * (end - start) * _points_per_ms(window))  # thin blocks keep their colour
     box = Rectangle((start, row + 0.1), end - start, 0.8, linewidth=edge, **style, gid=_kind(span), zorder=2)
     axes.add_patch(box)
-    text = next((text for text in _labels(span) if window.fits(text, start, end, 7.5)), None)
+    text = next((text for text in _labels(span) if _fits(text, window.shown(start, end), window)), None)
     if text:
         middle = (max(start, window.start) + min(end, window.end)) / 2
         paper = {"facecolor": _STALE_FILL, "edgecolor": "none", "pad": 0.8} if span.stale else None
@@ -195,7 +129,7 @@ def _draw_job(axes: Axes, span: Span, row: int, window: _Window) -> None:
         axes.text(middle, row + 0.48, text, color=colour, bbox=paper, fontsize=7.5, ha="center", va="center", zorder=3)
 
 
-def _draw_commits(axes: Axes, commits: Sequence[Commit], top: int, window: _Window) -> None:
+def _draw_commits(axes: Axes, commits: Sequence[Commit], top: int, window: Window) -> None:
     """Mark when tokens were settled, and how many; a rejection also cuts through the lanes."""
     for commit in commits:
         time = 1e3 * commit.time_s
@@ -212,11 +146,11 @@ def _draw_commits(axes: Axes, commits: Sequence[Commit], top: int, window: _Wind
         axes.text(middle, top + 0.8, text, color=colour, fontsize=7.5, ha="center", va="center", gid="count")
 
 
-def _clusters(commits: Sequence[Commit], window: _Window) -> list[list[Commit]]:
+def _clusters(commits: Sequence[Commit], window: Window) -> list[list[Commit]]:
     """Group commits that stand too close for a number each."""
     groups: list[list[Commit]] = []
     for commit in commits:
-        if groups and 1e3 * (commit.time_s - groups[-1][0].time_s) * window.points_per_ms < _COUNT_SPACE:
+        if groups and 1e3 * (commit.time_s - groups[-1][0].time_s) * _points_per_ms(window) < _COUNT_SPACE:
             groups[-1].append(commit)
         else:
             groups.append([commit])
@@ -244,19 +178,21 @@ def _labels(span: Span) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------ the lower panel
 
 
-def _draw_settled(axes: Axes, traces: Sequence[Trace], window: _Window) -> None:
+def _draw_settled(axes: Axes, traces: Sequence[Trace], window: Window) -> None:
     """Draw the tokens settled over time to the end of every run; the end of a line is named."""
     longest = 1e3 * max(trace.wall_s for trace in traces)
+    lines = lines_of(trace.algorithm for trace in traces)
     ends = []
     for trace in traces:
         times, counts = [0.0], [0]
         for commit in trace.commits:
             times.append(1e3 * commit.time_s)
             counts.append(counts[-1] + len(commit.tokens))
-        axes.step(times, counts, where="post", **LINE[trace.algorithm], gid="settled", zorder=3)
-        axes.plot(times[-1], counts[-1], "o", color=LINE[trace.algorithm]["color"], markersize=6, zorder=4)
-        ends.append((times[-1], counts[-1], trace.algorithm))
-    most = max(count for _, count, _ in ends)
+        style = lines[trace.algorithm]
+        axes.step(times, counts, where="post", **style, gid="settled", zorder=3)
+        axes.plot(times[-1], counts[-1], "o", color=style["color"], markersize=6, zorder=4)
+        ends.append((times[-1], counts[-1], f"{trace.label}  {times[-1]:,.0f} ms", style["color"]))
+    most = max(count for _, count, _, _ in ends)
     rows = _name_ends(axes, ends, 1.01 * longest, most)
     if not window.whole:
         axes.axvspan(window.start, window.end, color="#E8ECF0", linewidth=0, zorder=0)
@@ -265,22 +201,21 @@ def _draw_settled(axes: Axes, traces: Sequence[Trace], window: _Window) -> None:
     axes.set_ylabel("tokens", **AXIS_FONT)
     title(axes, "Tokens settled", "the runs to their end" + ("" if window.whole else "; shaded: the part shown above"))
     plain(axes)
-    axes.grid(color="#D5DAE0", linewidth=0.6)
+    axes.grid(color=GRID, linewidth=0.6)
 
 
-def _name_ends(axes: Axes, ends: Sequence[tuple[float, int, Algorithm]], longest: float, most: int) -> int:
-    """Name every line above its end, in as many rows as keep the names apart; return how many."""
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, int, str, str]], longest: float, most: int) -> int:
+    """Name every line (time, count, name, colour) above its end, in rows that keep names apart; return how many."""
     edges: list[float] = []  # left end of the last name in each row, in points
     per_ms = (_WIDTH - _LEFT - _RIGHT) * 72 / longest
-    for time, _, algorithm in sorted(ends, reverse=True):
-        text = f"{NAMES[algorithm]}  {time:,.0f} ms"
+    for time, _, text, colour in sorted(ends, reverse=True):
         width = 0.68 * 9.5 * len(text) + 8
         right = max(time * per_ms, width)
         row = next((row for row, edge in enumerate(edges) if right < edge), len(edges))
         edges[row : row + 1] = [right - width]
         axes.annotate(
             text, (right / per_ms, most), xytext=(0, 8 + 14 * row), textcoords="offset points", ha="right",
-            color=LINE[algorithm]["color"], fontsize=9.5, fontweight="bold", gid="end",
+            color=colour, fontsize=9.5, fontweight="bold", gid="end",
         )  # fmt: skip
     return len(edges)
 
@@ -295,44 +230,29 @@ def _axes(figure: Figure, bottom: float, height: float) -> Axes:
     return figure.add_axes(box)
 
 
-def _time_axis(axes: Axes, window: _Window, labelled: bool) -> None:
+def _time_axis(axes: Axes, window: Window, labelled: bool) -> None:
     plain(axes)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#D5DAE0", linewidth=0.6)
+    axes.grid(axis="x", color=GRID, linewidth=0.6)
     if labelled:
         axes.set_xlabel("time (ms)", **AXIS_FONT)
     else:
         axes.tick_params(axis="x", labelbottom=False, length=0)
 
 
-def plain(axes: Axes) -> None:
-    """Quieten the axes: no frame but the bottom line, small ticks."""
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8.5, color=FAINT, labelcolor=INK)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color("#B6BDC6")
-
-
-def title(axes: Axes, name: str, facts: str) -> None:
-    """Write a bold name and its facts above the left end of a panel."""
-    bold = axes.annotate(
-        name, (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points",
-        fontsize=11.5, fontweight="bold", color=INK, gid="title",
-    )  # fmt: skip
-    axes.annotate(
-        facts, (1, 0), xytext=(12, 0.5), xycoords=bold, textcoords="offset points",
-        fontsize=9.5, color=FAINT, va="bottom", gid="facts",
-    )  # fmt: skip
-
-
-def _draw_head(figure: Figure, traces: Sequence[Trace], window: _Window) -> None:
-    """Write the title, what part of the runs is shown on which clock, and the key."""
+def _draw_head(figure: Figure, traces: Sequence[Trace], window: Window, prompt: str | None) -> None:
+    """Write the title, the prompt, what part of the runs is shown on which clock, and the key."""
     height = figure.get_figheight()
     longest = 1e3 * max(trace.wall_s for trace in traces)
     shown = "whole run" if window.whole else f"{_span_words(window)} of {longest:,.0f} ms"
     clocks = ", ".join(dict.fromkeys(trace.clock for trace in traces))
     left = _LEFT / _WIDTH
     figure.text(left, 1 - 0.34 / height, "One sequence, server by server", fontsize=15, fontweight="bold", color=INK)
+    if prompt is not None:
+        figure.text(
+            left + 3.9 / _WIDTH, 1 - 0.34 / height, f"prompt: {_shortened(prompt)}",
+            fontsize=9.5, color=FAINT, gid="prompt", parse_math=False,
+        )  # fmt: skip
     figure.text(
         1 - _RIGHT / _WIDTH, 1 - 0.34 / height, f"clock: {clocks}   ·   shown: {shown}",
         fontsize=9.5, color=FAINT, ha="right",
@@ -343,7 +263,21 @@ def _draw_head(figure: Figure, traces: Sequence[Trace], window: _Window) -> None
     )  # fmt: skip
 
 
-def _span_words(window: _Window) -> str:
+def _points_per_ms(window: Window) -> float:
+    return (_WIDTH - _LEFT - _RIGHT) * 72 / (window.end - window.start)
+
+
+def _fits(text: str, shown_ms: float, window: Window) -> bool:
+    return 0.62 * 7.5 * len(text) + 2 < shown_ms * _points_per_ms(window)
+
+
+def _shortened(prompt: str) -> str:
+    """Write a prompt as Python would, on one line, its end left out if it is long."""
+    text = repr(prompt)
+    return text if len(text) <= _PROMPT_SHOWN else text[: _PROMPT_SHOWN - 3] + "..."
+
+
+def _span_words(window: Window) -> str:
     return f"first {window.end:,.0f}" if window.start == 0 else f"{window.start:,.0f} to {window.end:,.0f}"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dsi_jax.base import DRAFTER, Commit, Span, Trace
-from dsi_jax.telemetry import report
+from dsi_jax.files import write_json
 
 _COLOURS = {  # names of Chrome's own palette
     "prefill": "thread_state_iowait",
@@ -23,32 +23,36 @@ def lanes(trace: Trace) -> list[str]:
     return sorted(trace.servers, key=lambda name: (name != DRAFTER, len(name), name))
 
 
-def perfetto(traces: Sequence[Trace]) -> dict[str, Any]:
+def perfetto(traces: Sequence[Trace], notes: Sequence[str] = ()) -> dict[str, Any]:
     """Turn traces into one Chrome trace: a process for each run, a thread for each server.
 
     Jobs are complete events; commits and rejections are instants in a lane of their own, above a counter of the
     settled tokens. Times are microseconds since the run began, kept to the nanosecond.
+
+    Args:
+      traces: the runs.
+      notes: follow the name of each run, such as which prompt it continues.
     """
     metadata: list[dict[str, Any]] = []
     events: list[dict[str, Any]] = []
-    for process, trace in enumerate(traces, start=1):
+    for process, (trace, note) in enumerate(zip(traces, notes or [""] * len(traces), strict=True), start=1):
         threads = {name: process * _LANES_PER_RUN + lane for lane, name in enumerate(["commits", *lanes(trace)])}
-        metadata += _names(trace, process, threads)
+        metadata += _names(trace, note, process, threads)
         events += [_job(span, process, threads[span.server]) for span in trace.spans]
         events += _settled(trace, process, threads["commits"])
     return {"traceEvents": metadata + sorted(events, key=lambda event: event["ts"]), "displayTimeUnit": "ms"}
 
 
-def write_trace(path: str | Path, traces: Sequence[Trace]) -> None:
-    """Write `perfetto(traces)` as JSON; an existing file is replaced in one step or not at all."""
-    report.write_json(path, perfetto(traces))
+def write_trace(path: str | Path, traces: Sequence[Trace], notes: Sequence[str] = ()) -> None:
+    """Write `perfetto(traces, notes)` as JSON; an existing file is replaced in one step or not at all."""
+    write_json(path, perfetto(traces, notes))
 
 
-def _names(trace: Trace, process: int, threads: dict[str, int]) -> Iterator[dict[str, Any]]:
+def _names(trace: Trace, note: str, process: int, threads: dict[str, int]) -> Iterator[dict[str, Any]]:
     def label(kind: str, thread: int, **args: Any) -> dict[str, Any]:
         return {"ph": "M", "name": kind, "pid": process, "tid": thread, "args": args}
 
-    yield label("process_name", 0, name=f"{trace.algorithm} ({trace.clock})")
+    yield label("process_name", 0, name=f"{trace.algorithm} ({trace.clock})" + (f", {note}" if note else ""))
     yield label("process_sort_index", 0, sort_index=process)
     for name, thread in threads.items():
         yield label("thread_name", thread, name=name)

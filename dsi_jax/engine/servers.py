@@ -1,0 +1,67 @@
+"""From a pair of models to servers: weights onto submeshes, caches, programs, and the drafter, whatever it is."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from dsi_jax.base import DRAFTER
+from dsi_jax.config import Config
+from dsi_jax.drafters import Context, Drafter
+from dsi_jax.engine.pair import Pair, Side, mesh_of
+from dsi_jax.placement.mesh import carve
+from dsi_jax.runtime.capacity import Holding, check_memory
+from dsi_jax.runtime.programs.model import Model, param_shardings
+from dsi_jax.runtime.servers import DraftServer, TargetServer
+
+
+@dataclasses.dataclass(frozen=True)
+class Servers:
+    """Everything that takes jobs, by name."""
+
+    servers: Mapping[str, Any]
+    devices: Mapping[str, tuple[str, ...]]  # names of the devices of each; "host": none
+    drafter: Drafter
+
+
+def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | None = None) -> Servers:
+    """Load the weights of both models to their submeshes, and put a server before each.
+
+    Raises:
+      ValueError: there are not enough devices, or they do not divide the models.
+    """
+    meshes = carve(mesh_of(config, pair), devices)
+    target_meshes = {server: mesh for server, mesh in meshes.items() if server != DRAFTER}
+    _check_memory(config, pair, list(target_meshes.values()), meshes.get(DRAFTER))
+    targets = _place(pair.target, list(target_meshes.values()))
+    drafter = pair.own_drafter or _build_drafter(config, pair, meshes.get(DRAFTER))
+    slots, fast = config.concurrency, config.mode == "fast"
+    draft_server = DraftServer(drafter, pair.target.config.token_ids, slots)
+    servers: dict[str, Any] = {DRAFTER: draft_server}
+    for server, model in zip(target_meshes, targets, strict=True):
+        shelf = draft_server.shelf
+        servers[server] = TargetServer(model, config.verification, fast=fast, slots=slots, shelf=shelf)
+    names = {server: tuple(map(str, mesh.devices.flat)) for server, mesh in meshes.items()}
+    return Servers(servers, {DRAFTER: ("host",), **names}, drafter)
+
+
+def _check_memory(config: Config, pair: Pair, targets: Sequence[Mesh], drafter: Mesh | None) -> None:
+    holdings = [Holding("target", pair.target.config, targets, config.concurrency, config.target.weights)]
+    if drafter is not None:
+        source = config.drafter.model
+        holdings.append(Holding("drafter.model", pair.drafter.config, [drafter], config.concurrency, source.weights))
+    check_memory(holdings)
+
+
+def _place(side: Side, meshes: Sequence[Mesh]) -> list[Model]:
+    """Put one copy of the weights on each submesh."""
+    replicas = side.load([param_shardings(side.module, mesh) for mesh in meshes])
+    return [Model(side.module, params, mesh) for params, mesh in zip(replicas, meshes, strict=True)]
+
+
+def _build_drafter(config: Config, pair: Pair, mesh: Mesh | None) -> Drafter:
+    (model,) = _place(pair.drafter, [mesh]) if pair.drafter else (None,)
+    context = Context(config.drafter, model, config.verification, pair.target.config.token_ids)
+    return pair.kind.build(context)

@@ -1,0 +1,1 @@
+"""The paper's results as pictures, one a file. Needs matplotlib (extra `plots`)."""
