@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import _cli
 import _show
 from tqdm import tqdm
 
@@ -35,6 +36,7 @@ def run(
         print(f"every prompt has its result in {out / NAME}")
         return
     check(config, lines)
+    _cli.say_if_interrupted(f"finished results are kept in {out / NAME}, the same command goes on")
     with Engine(config, progress=True) as engine:
         for policy in policies:
             results, missing = todo[policy.name]
