@@ -1,6 +1,12 @@
 # Two commands do everything on a machine that has Python with pip and venv:
-#   make demo    sets up, generates with non-SI, SI and DSI, shows the speedups, draws the timeline
-#   make test    sets up, checks the style, runs the tests
+#   make demo        sets up, generates with non-SI, SI and DSI, compares their speed, draws the timeline
+#   make test        sets up, checks the style, runs the tests
+# For who works on this repository:
+#   make lint        the style alone
+#   make parity      logits against Transformers, live
+#   make golden      records the golden values of the parity tests
+#   make benchmark   times that need a quiet machine
+#   make clean       removes all that was made
 
 PYTHON ?= python3
 VENV := .venv

@@ -3,8 +3,8 @@
   make demo
   python launch/generate.py --config=configs/demo.py --algorithm=all --backend=paced
 
-Expected: the three algorithms print the same text. Paced at 20.6 / 6.8 ms DSI is first, SI second. Unpaced, on CPU
-cores that the eight servers share, non-SI or SI wins: speculation parallelism needs processors of its own.
+Expected: the three algorithms print the same text. Paced at 20.6 / 6.8 ms DSI is first, SI second. Unpaced, SI is
+first: the eight servers share the CPU's cores, and DSI needs a processor for each.
 Cost: seconds on 2 cores.
 """
 

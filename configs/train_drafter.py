@@ -22,6 +22,7 @@ def get_config() -> Experiment:
             head_dim=16,
             mlp_width=256,
             max_length=512,
+            trained_length=512,
             verify_width=8,
         ),
         train=TrainConfig(steps=2800, batch=4, length=256, learning_rate=5e-3),

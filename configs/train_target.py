@@ -22,6 +22,7 @@ def get_config() -> Experiment:
             head_dim=24,
             mlp_width=512,
             max_length=512,
+            trained_length=512,
             verify_width=8,
         ),
         train=TrainConfig(steps=4000, batch=4, length=256, learning_rate=4e-3),

@@ -5,9 +5,8 @@
 
 Seven chips of eight: three target servers over two chips each, and the drafter on one. Change the split with
 --set=mesh.sp_degree=..., --set=mesh.target_tp=... and --set=mesh.drafter_tp=...; an impossible one is refused with
-the arithmetic. Directories of the Llama architecture in safetensors with a tokenizer.json; both models must share
-a vocabulary. `--algorithm=all` tells you which algorithm to use: where SI or non-SI is the faster one, the table
-says so.
+the arithmetic. docs/models.md lists the families and formats. Both models must have the same tokenizer.
+Expected: one text three times, and a last line that says which algorithm was the fastest there.
 """
 
 from dsi_jax import Config, DrafterConfig, MeshConfig, ModelSource

@@ -20,6 +20,7 @@ _HOMES = {
     "Result": "engine",
     "Sampling": "base",
     "Verification": "base",
+    "check_requests": "engine",
 }
 
 __all__ = sorted(_HOMES)

@@ -37,7 +37,7 @@ class Sampling:
     temperature: float = 0.0  # 0: greedy
     top_k: int = 0  # keep the k likeliest tokens; 0: all
     top_p: float = 1.0  # keep the smallest set of likeliest tokens with this mass
-    seed: int = 0
+    seed: int = 0  # of the noise
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):

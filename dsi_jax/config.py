@@ -26,8 +26,8 @@ class DrafterConfig:
 
     kind: str = "model"  # a name of `drafters.KINDS`
     model: ModelSource = ModelSource("embedded:drafter")
-    longest: int = 4  # n-gram: lengths that are looked up
-    shortest: int = 2
+    longest: int = 4  # n-gram: how many tokens are looked up at most
+    shortest: int = 2  # n-gram: and at least
     acceptance: float = 0.9  # synthetic: the rate at which it is right
 
     def __post_init__(self) -> None:
@@ -43,17 +43,17 @@ class Config:
     target: ModelSource = ModelSource("embedded:target")
     drafter: DrafterConfig = DrafterConfig()
     mesh: MeshConfig = MeshConfig()
-    verification: Verification = Verification.COUPLED
+    verification: Verification = Verification.COUPLED  # coupled (lossless to the bit) | rejection (the p/q rule)
     mode: Literal["exact", "fast"] = "exact"  # fast: windows of one token run in a width-1 program
     backend: str = "device"  # a name of `runtime.backends.BACKENDS`
     concurrency: int = 1  # prompts that can be under way at once: caches of every server
-    lookahead: int | Literal["auto"] = "auto"
+    lookahead: int | Literal["auto"] = "auto"  # drafts that one forward verifies
     sampling: Sampling = Sampling()
-    max_new_tokens: int = 64
-    stop: tuple[str, ...] = ()
+    max_new_tokens: int = 64  # tokens of the answer at most
+    stop: tuple[str, ...] = ()  # texts that end the answer; they are not part of it
     eos_ids: tuple[int, ...] | None = None  # tokens that end a text; None: those of the tokenizer, (): none
     chat: bool = False  # wrap prompts in the target's chat template
-    prompts: tuple[str, ...] = ("def main():\n",)
+    prompts: tuple[str, ...] = ("def main():\n",)  # what is continued where no flag gives a prompt
 
     def __post_init__(self) -> None:
         _check_choice("mode", self.mode, ("exact", "fast"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import _show
 from tqdm import tqdm
 
-from dsi_jax import Config, Engine, Latencies, Policy, Result
+from dsi_jax import Config, Engine, Latencies, Policy, Result, check_requests
 from dsi_jax.prompts import Line
 from dsi_jax.telemetry import crowd
 from dsi_jax.telemetry.results import ResultFile, by_settings, fingerprint
@@ -34,13 +34,34 @@ def run(
     if not any(missing for _, missing in todo.values()):
         print(f"every prompt has its result in {out / NAME}")
         return
+    check(config, lines)
     with Engine(config, progress=True) as engine:
-        for line in lines:
-            engine.check(line.prompt, line.max_new_tokens)
         for policy in policies:
             results, missing = todo[policy.name]
             print(continue_all(engine, policy, latencies, results, missing), flush=True)
     print(f"wrote {out / NAME}; rounding: {_in_words(_show.rounding(engine))}")
+
+
+def check(config: Config, lines: Sequence[Line]) -> None:
+    """Refuse prompts that cannot be run, before any weights are read.
+
+    Raises:
+      ValueError: naming the line of the first of them.
+    """
+    for group in by_settings(lines):
+        try:
+            check_requests(config, [line.prompt for line in group], group[0].max_new_tokens)
+        except ValueError:
+            for line in group:
+                _check_line(config, line)
+            raise
+
+
+def _check_line(config: Config, line: Line) -> None:
+    try:
+        check_requests(config, [line.prompt], line.max_new_tokens)
+    except ValueError as error:
+        raise ValueError(f"prompt of line {line.number}: {error}") from None
 
 
 def settings_of(config: Config, policy: Policy, latencies: Latencies | None) -> str:

@@ -128,7 +128,7 @@ def _ignore(piece: str) -> None:
 def rounding(engine: Engine) -> str | None:
     """Say which servers round differently: "" if none does, None if nobody looked."""
     found = engine.exactness
-    return None if found is None else "" if found.equal else found.words
+    return None if found is None else "; ".join(found.differing)
 
 
 def columns(engine: Engine, results: Sequence[Result], width: int = 36, rows: int = 14) -> str:

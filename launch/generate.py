@@ -62,6 +62,7 @@ def main() -> None:
     if _PROMPTS.value:
         _batch.run(config, prompts, policies, latencies, out)
         return
+    dsi_jax.check_requests(config, prompts)
     with dsi_jax.Engine(config, progress=True) as engine:
         results = _show.run_policies(engine, prompts, policies, latencies, _REPEATS.value)
         runs = [result.run for result in results]

@@ -96,6 +96,13 @@ def tiny(out: Path, name: str) -> tuple[dict[str, np.ndarray], np.ndarray, Sourc
     return {"tokens": tokens, "logits": logits, "greedy": greedy}, logits, source
 
 
+def record_fields(out: Path) -> None:
+    """Write down the config.json that Transformers makes of each family's defaults, for the tests of what is read."""
+    configs = {make.model_type: make().to_dict() for make, _ in TINY.values()}
+    fields = {name: {key: value for key, value in configs[name].items() if key != "dtype"} for name in sorted(configs)}
+    (out / "config_fields.json").write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def drift(path: Path, logits: np.ndarray) -> str:
     """Say how far logits lie from the recorded ones, to tell which side of a lost parity has moved."""
     if not path.is_file():
@@ -119,6 +126,8 @@ def check_greedy(path: Path, name: str, values: dict[str, np.ndarray]) -> None:
 def main(argv: list[str]) -> None:
     del argv
     out = Path(_OUT.value)
+    if not _LIVE.value:
+        record_fields(out)
     for name in _ONLY.value or TOLERANCE:
         tolerance = TOLERANCE[name]
         values, logits, source = smollm2(out) if name == "smollm2" else tiny(out, name)

@@ -14,6 +14,7 @@ from absl import flags
 
 from dsi_jax import embedded
 from dsi_jax.checkpoints import store
+from dsi_jax.models.parameters import parameter_count
 from dsi_jax.training import data, distill, train
 
 _TARGET = flags.DEFINE_string("target", str(embedded.target_directory()), "Model directory of the target.")
@@ -35,7 +36,7 @@ def main() -> None:
     prompts = data.draw_batch(stream, 0, 0, _PROMPTS.value, _PROMPT_LENGTH.value - 1)
     for name, model, weights in zip(("target", "drafter"), models, params, strict=True):
         nats = train.evaluate(train.next_token_loss(model), weights, None, stream, _BATCH, _LENGTH.value)
-        print(f"{name}: {model.parameter_count:,} parameters, held-out loss {nats:.4f} nats/token")
+        print(f"{name}: {parameter_count(model):,} parameters, held-out loss {nats:.4f} nats/token")
     text = distill.measure_on_text(models, params, stream, _BATCH, _LENGTH.value)
     print(f"agreement on held-out text: {text.rate:.4f} over {text.positions} positions")
     own = distill.measure_on_continuations(models, params, prompts, _NEW_TOKENS.value)

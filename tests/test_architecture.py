@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 # What each part of dsi_jax may import of the others; a dotted name allows one module only.
 MAY_IMPORT = {
     "base": set(),
+    "files": set(),
     "wire": {"base"},
     "embedded": set(),
     "models": {"base"},
@@ -23,12 +24,12 @@ MAY_IMPORT = {
     "control": {"base", "planning"},
     "policies": {"base", "control", "planning"},
     "simulation": {"base", "control", "planning"},
-    "telemetry": {"base", "policies"},
+    "telemetry": {"base", "policies", "files", "prompts"},
     "prompts": {"base"},
     "decoding": {"base", "models"},
     "drafters": {"base", "models", "decoding", "placement", "runtime.transfer", "runtime.programs", "runtime.shelf"},
     "runtime": {"base", "models", "decoding", "placement", "drafters", "simulation.latencies", "simulation.timetable"},
-    "checkpoints": {"base", "models", "embedded"},
+    "checkpoints": {"base", "models", "embedded", "files"},
     "training": {"base", "models", "checkpoints", "embedded"},
     "sweeps": {"base", "control", "planning", "policies", "simulation"},
     "config": {"base", "checkpoints", "placement", "drafters"},
@@ -37,7 +38,7 @@ MAY_IMPORT["engine"] = set(MAY_IMPORT) - {"training", "sweeps"}
 MAY_IMPORT[""] = set()  # dsi_jax/__init__.py names its members and imports them when they are first used
 MAY_IMPORT["paper"] = set(MAY_IMPORT) - {""}  # the reproduction may use everything
 
-HOST_ONLY = {"base", "wire", "policies", "planning", "control", "simulation", "telemetry", "prompts"}
+HOST_ONLY = {"base", "files", "wire", "policies", "planning", "control", "simulation", "telemetry", "prompts"}
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}
 LEAVES = {"launch", "configs", "tests", "colab"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve"}

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from configs.paper_table import get_config
 from dsi_jax.base import Blocks, Forecast
 from dsi_jax.planning import blocks, epochs
 from dsi_jax.planning.blocks import best_blocks, derive_blocks, smallest_sufficient_lookahead
@@ -13,18 +14,7 @@ from dsi_jax.policies import DSI, NON_SI, SI
 from dsi_jax.simulation.setting import Setting
 from dsi_jax.sweeps.compare import SEARCHED, draw_outcomes, dsi_ms, si_ms
 
-ROWS = [  # of the paper's main table: target_ms, drafter_ms, acceptance
-    (37.7, 2.5, 0.63),
-    (33.3, 2.5, 0.58),
-    (29.4, 2.5, 0.67),
-    (26.0, 2.5, 0.59),
-    (20.6, 6.8, 0.93),
-    (21.0, 6.8, 0.9),
-    (52.1, 34.0, 0.95),
-    (52.2, 34.3, 0.94),
-    (52.4, 34.6, 0.93),
-    (49.6, 33.4, 0.87),
-]
+ROWS = [(row.setting.target_ms, row.setting.drafter_ms, row.setting.acceptance) for row in get_config().rows]
 
 
 @pytest.mark.parametrize("sp_degree", [1, 2, 3, 4, 7, 16])

@@ -22,6 +22,7 @@ from dsi_jax.checkpoints.huggingface import open_huggingface
 from dsi_jax.checkpoints.open import ModelSource, open_model, open_source
 from dsi_jax.checkpoints.source import load_params
 from dsi_jax.checkpoints.tokenizer import load_tokenizer_json
+from dsi_jax.models.parameters import parameter_count
 from dsi_jax.models.transformer import full_forward
 from tests.test_gguf import random_params, stored_tensors, write
 from tests.test_parity import GOLDEN
@@ -109,7 +110,7 @@ def test_our_own_directories_can_be_converted_too(tmp_path):
     assert again.tokenizer().eos_ids == source.tokenizer().eos_ids
 
 
-@pytest.mark.parametrize("name", ["gemma3", "gpt2", "phi3_longrope_long"])
+@pytest.mark.parametrize("name", ["gemma3", "gpt2", "phi3_longrope_long", "llama_head", "gpt_neox_odd"])
 def test_every_part_of_a_config_survives(name, tokenizer, tmp_path):
     """Windows, rotary factors and learned positions are written and read again; the logits are Transformers' own."""
     source = open_huggingface(GOLDEN / name, max_length=128)
@@ -119,6 +120,16 @@ def test_every_part_of_a_config_survives(name, tokenizer, tmp_path):
     with np.load(GOLDEN / f"{name}.npz") as golden:
         logits = full_forward(again.config, params_of(again), golden["tokens"][:1, :16])
         np.testing.assert_allclose(logits, golden["logits"][:1, :16], rtol=0, atol=1e-4)
+
+
+def test_weights_that_are_not_finite_are_not_converted(tokenizer, tmp_path):
+    params = random_params()
+    up = params["block_1"]["mlp"]["up"]
+    params["block_1"]["mlp"]["up"] = np.where(np.arange(up.size).reshape(up.shape) == 5, np.nan, up)
+    source = open_gguf(write(tmp_path / "f.gguf", stored_tensors(params)))
+    with pytest.raises(ValueError, match=r"f.gguf: tensor 'blk.1.ffn_up.weight' holds numbers that are not finite"):
+        convert(source, tmp_path / "model", tokenizer, progress=False)
+    assert not (tmp_path / "model" / "config.json").exists()
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -248,18 +259,24 @@ def test_convert_as_a_user_runs_it(file, tmp_path):
     assert nowhere[0] == 2 and "no checkpoint at 'nowhere'; give a .gguf file" in nowhere[2]
 
 
-def test_describe_as_a_user_runs_it(file):
-    (pair, tiny, bad) = launch(
+def test_describe_as_a_user_runs_it(file, tmp_path):
+    wrong = shutil.copytree(GOLDEN / "tiny_tied", tmp_path / "wrong")
+    fields = json.loads((wrong / "config.json").read_text())
+    (wrong / "config.json").write_text(json.dumps(fields | {"hidden_size": 32}))
+    (pair, tiny, bad, long, size, head) = launch(
         "describe",
         ["--source=embedded:target", "--tp=1,4,16", "--max_length=100"],
         [f"--source={file}", "--tp=3"],
         ["--source=embedded:target", "--tp=none"],
+        ["--source=embedded:target", "--max_length=513"],
+        [f"--source={wrong}"],
+        [f"--source={GOLDEN / 'llama_head'}"],
     )
     config = store.load_config(embedded.target_directory())
-    assert f"parameters   {config.parameter_count:,}" in pair[1]
+    assert f"parameters   {parameter_count(config):,}" in pair[1]
     slots = 100 + max(config.verify_width, config.prefill_width or 0)
     cache = 2 * 4 * config.layers * config.kv_heads * slots * config.head_dim / 1e6
-    weights = 4 * config.parameter_count / 1e6
+    weights = 4 * parameter_count(config) / 1e6
     line = (
         f"tp=1          {weights + cache:,.1f} MB per device: weights {weights:,.1f}, cache {cache:,.1f} for 100 tokens"
     )
@@ -269,3 +286,7 @@ def test_describe_as_a_user_runs_it(file):
     assert "tp=3 does not divide the model's 4 heads; tp may be one of [1, 2, 4]" in tiny[1]
     assert "family       llama" in tiny[1] and "tokenizer    none: " in tiny[1]
     assert bad[0] == 2 and "--tp=none must be a number of devices" in bad[2]
+    assert long[0] == 2 and "max_length=513 exceeds the 512 positions that the model was made for; choose" in long[2]
+    assert size[0] == 2 and "has shape [64, 24] where the config in the file asks for [64, 32]" in size[2]
+    untied = parameter_count(open_huggingface(GOLDEN / "llama_head").config)
+    assert head[0] == 0 and f"parameters   {untied:,}" in head[1] and "tied_head        False" in head[1]

@@ -8,7 +8,6 @@ import itertools
 import os
 import signal
 import statistics
-import threading
 import time
 
 import jax

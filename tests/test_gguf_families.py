@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from dsi_jax.checkpoints.families import FAMILIES
 from dsi_jax.checkpoints.gguf import open_gguf, packaged_gguf
-from dsi_jax.checkpoints.gguf_config import ARCHITECTURES
+from dsi_jax.checkpoints.gguf_config import ARCHITECTURES, Metadata, check_read, find_architecture, read_config
 from dsi_jax.checkpoints.huggingface import open_huggingface
 from dsi_jax.checkpoints.slots import parameter_slots
 from dsi_jax.checkpoints.source import load_params
@@ -152,6 +152,61 @@ def test_logits_and_greedy_text_are_those_of_transformers(name, tmp_path):
     for row, expected, text in zip(tokens, logits, greedy, strict=True):
         np.testing.assert_allclose(window.logits(row.tolist()), expected, rtol=0, atol=1e-4)
         assert window.greedy(row.tolist(), len(text)) == text.tolist()
+
+
+MINIMAL = {
+    "block_count": 6,
+    "context_length": 64,
+    "embedding_length": 32,
+    "feed_forward_length": 48,
+    "attention.head_count": 4,
+    "attention.layer_norm_rms_epsilon": 1e-6,
+    "attention.sliding_window": 9,
+    "vocab_size": 64,
+}
+
+
+def config_of(architecture: str, **changes):
+    """The config of a file with these metadata; its tensors are not looked at."""
+    own = {f"{architecture}.{key}": value for key, value in (MINIMAL | changes).items()}
+    metadata = Metadata({"general.architecture": architecture} | own, dict.fromkeys(map(str, range(99))))
+    config = read_config(metadata, find_architecture(metadata), {"max_length": 64})
+    check_read(metadata)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pattern", "sliding"),
+    [
+        ("gemma2", None, (0, 2, 4)),  # llama.cpp's own
+        ("gemma2", 3, (0, 1, 3, 4)),
+        ("gemma2", [True, False, False, True, False, False], (0, 3)),
+        ("gemma3", None, (0, 1, 2, 3, 4)),
+        ("gemma3", 2, (0, 2, 4)),
+    ],
+)
+def test_layers_that_slide(architecture, pattern, sliding):
+    changes = {} if pattern is None else {"attention.sliding_window_pattern": pattern}
+    assert config_of(architecture, **changes).window.layers == sliding
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key", "value"),
+    [
+        ("gemma2", "rope.freq_base_swa", 5_000.0),
+        ("phi3", "rope.scaling.attn_factor", 1.2),  # which belongs to factors that are not there
+        ("phi3", "attention.kv_lora_rank", 4),
+    ],
+)
+def test_entries_that_nobody_reads_are_refused(architecture, key, value):
+    config_of(architecture)
+    with pytest.raises(ValueError, match=f"{architecture}.{key}={value} is not implemented"):
+        config_of(architecture, **{key: value})
+
+
+def test_sizes_that_are_no_integers_are_refused():
+    with pytest.raises(ValueError, match=r"gemma2.block_count='6' must be an integer; convert the model to GGUF again"):
+        config_of("gemma2", block_count="6")
 
 
 @pytest.mark.parametrize("name", ["tiny_untied", "qwen2", "gemma3", "phi3"])

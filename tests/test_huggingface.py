@@ -20,6 +20,7 @@ from dsi_jax.checkpoints.slots import parameter_slots
 from dsi_jax.checkpoints.source import load_params
 from dsi_jax.models.config import ModelConfig, Rope, SlidingWindow
 from dsi_jax.models.transformer import init_params
+from tests.test_families import PAIRS
 
 TINY = ModelConfig(
     vocab_size=40,
@@ -32,6 +33,7 @@ TINY = ModelConfig(
     norm_eps=1e-6,
     tied_head=False,
     max_length=64,
+    trained_length=64,
     verify_width=8,
     prefill_width=64,
 )
@@ -124,8 +126,8 @@ def test_stored_half_precision_and_bfloat16_params(tmp_path, tensors, params):
         ({"rope_theta": 7.0}, {"rope_theta": 7.0}),
         ({"rope_parameters": {"rope_theta": 8.0, "rope_type": "default"}}, {"rope_theta": 8.0}),
         ({"rms_norm_eps": 1e-5}, {"norm_eps": 1e-5}),
-        ({"max_position_embeddings": 9000}, {"max_length": 2048}),
-        ({"tie_word_embeddings": True}, {"tied_head": True}),  # a stored head is passed over, as Transformers does
+        ({"max_position_embeddings": 9000}, {"max_length": 2048, "trained_length": 9000}),
+        ({"tie_word_embeddings": True}, {}),  # another head is stored, and the tensors are followed
     ],
 )
 def test_fields_reach_the_config(directory, changes, expected):
@@ -232,13 +234,69 @@ def rewritten(name, directory, change=lambda name, tensor: {name: tensor}, **fie
         ),
         ("gpt_neox", lambda name, tensor: {name.replace("lm_head", "embed_out"): tensor}),
         ("gpt_neox", lambda name, tensor: {name: tensor, "gpt_neox.layers.1.attention.bias": np.ones(4, bool)}),
-        ("tiny_tied", lambda name, tensor: {name: tensor, "lm_head.weight": np.zeros((64, 24))}),
+        ("tiny_tied", lambda name, tensor: {"lm_head.weight" if name == "model.embed_tokens.weight" else name: tensor}),
     ],
 )
 def test_tensors_as_older_checkpoints_name_them(tmp_path, name, change):
     plain, older = rewritten(name, tmp_path / "older", change)
     (expected,), (found,) = (load_params(open_huggingface(path), progress=False) for path in (plain, older))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+# --------------------------------------------------------------------------------------- tied flags beside two tables
+
+HEADS = {family: ("embed_out.weight" if family == "GPTNeoXForCausalLM" else "lm_head.weight") for family in FAMILIES}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("flag", [True, None])
+def test_a_tied_flag_beside_another_head_is_not_followed(tmp_path, family, flag):
+    """Transformers 5.24 does not tie either (compared for every family with `flag` given and with none)."""
+    table = FAMILIES[family].names["embedding"]
+
+    def with_head(make):
+        def change(name, tensor):
+            return (
+                {}
+                if name == "lm_head.weight"
+                else {name: tensor} | ({HEADS[family]: make(tensor)} if name == table else {})
+            )
+
+        return change
+
+    fields = {"tie_word_embeddings": flag} if flag else {}
+    _, untied = rewritten(
+        PAIRS[family], tmp_path / "untied", with_head(lambda t: t[::-1].copy()), tie_word_embeddings=False
+    )
+    _, other = rewritten(PAIRS[family], tmp_path / "other", with_head(lambda t: t[::-1].copy()), **fields)
+    _, same = rewritten(PAIRS[family], tmp_path / "same", with_head(lambda t: t), **fields)
+    if flag is None:
+        for directory in (other, same):
+            configure_without(directory, "tie_word_embeddings")
+    expected, found = open_huggingface(untied), open_huggingface(other)
+    assert found.config == expected.config and not found.config.tied_head
+    for left, right in zip(expected.tensors(only_tables), found.tensors(only_tables), strict=True):
+        np.testing.assert_array_equal(left[1], right[1])
+    assert open_huggingface(same).config.tied_head is (bool(flag) or FAMILIES[family].defaults["tie_word_embeddings"])
+
+
+def only_tables(path):
+    return path[0] in ("embedding", "head")
+
+
+def configure_without(directory, field):
+    fields = json.loads((directory / "config.json").read_text())
+    fields.pop(field, None)
+    (directory / "config.json").write_text(json.dumps(fields))
+
+
+def test_a_tied_flag_beside_a_head_of_another_shape(tmp_path):
+    def change(name, tensor):
+        return {name: tensor, "lm_head.weight": np.zeros((63, 24), np.float32)}
+
+    _, path = rewritten("tiny_tied", tmp_path, change)
+    with pytest.raises(ValueError, match=r"'lm_head.weight' has shape \[63, 24\] where the config .* \[64, 24\]"):
+        open_huggingface(path)
 
 
 def test_gemma_norms_are_offsets_from_one(tmp_path):
@@ -263,9 +321,9 @@ def test_fused_and_transposed_tensors_of_another_shape(tmp_path, name, tensor, f
 
     _, path = rewritten(name, tmp_path, change)
     with pytest.raises(ValueError, match=re.escape(f"{tensor!r} has shape {list(found)} where the config in the file")):
-        load_params(open_huggingface(path), progress=False)
+        open_huggingface(path)
     with pytest.raises(ValueError, match=re.escape(f"asks for {list(wanted)}")):
-        load_params(open_huggingface(path), progress=False)
+        open_huggingface(path)
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
@@ -291,8 +349,8 @@ def test_fused_and_transposed_tensors_of_another_shape(tmp_path, name, tensor, f
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0 is not implemented"),
         ({"sliding_window": 8}, "sliding_window=8 is not implemented"),
         (
-            {"architectures": ["MistralForCausalLM"], "layer_types": ["full_attention"] * 2},
-            "layer_types=.* is not",
+            {"layer_types": ["full_attention"] * 2},
+            r"layer_types=\['full_attention', .* is not implemented for LlamaForC",
         ),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not implemented"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5 is not implemented"),
@@ -309,16 +367,15 @@ def test_configs_we_cannot_follow(directory, changes, message):
 
 
 def test_a_tensor_of_another_shape(directory):
-    source = open_huggingface(configure(directory, intermediate_size=64))
-    with pytest.raises(ValueError, match=r"gate_proj.weight' has shape \[48, 32\] where .* \[64, 32\]"):
-        load_params(source, progress=False)
+    with pytest.raises(ValueError, match=r"down_proj.weight' has shape \[32, 48\] where .* \[32, 64\]"):
+        open_huggingface(configure(directory, intermediate_size=64))
 
 
 def test_a_tensor_of_another_type(directory, tensors):
     name = "model.norm.weight"
     save_file(tensors | {name: np.ones(32, np.int8)}, directory / "model.safetensors")
     with pytest.raises(ValueError, match=f"tensor '{name}' has type I8; convert"):
-        load_params(open_huggingface(directory), progress=False)
+        open_huggingface(directory)
 
 
 def test_missing_files(tmp_path, tensors):
@@ -345,6 +402,40 @@ def test_damaged_files(directory):
         (directory / "config.json").write_text(text)
         with pytest.raises(ValueError, match=r"config.json: not a JSON object"):
             open_huggingface(directory)
+
+
+def test_an_index_and_its_shards_must_agree(tmp_path, tensors):
+    shard(tmp_path, tensors)
+    index = tmp_path / "model.safetensors.index.json"
+    weights = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": weights | {"model.norm.weight": "b.safetensors"}}))
+    with pytest.raises(ValueError, match=r"tensor 'model.norm.weight' lies in a.* and not in b.safetensors; fetch"):
+        open_huggingface(tmp_path)
+    index.write_text("{}")
+    with pytest.raises(ValueError, match="field 'weight_map' is missing"):
+        open_huggingface(tmp_path)
+    index.write_text(json.dumps({"weight_map": weights}))
+    save_file(
+        {"lm_head.weight": tensors["lm_head.weight"], "model.norm.weight": np.ones(32)}, tmp_path / "b.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"tensor 'model.norm.weight' is in two shards; fetch the checkpoint again"):
+        open_huggingface(tmp_path)
+
+
+def test_an_adapter_beside_the_model_is_not_passed_over(directory):
+    (directory / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match="holds an adapter, which is not applied; merge it into the model, or remove it"
+    ):
+        open_huggingface(directory)
+
+
+def test_more_layers_than_tensors_are_refused_at_once(directory):
+    with pytest.raises(ValueError, match=r"5000 layers exceed its 21 tensors; fetch config.json again"):
+        open_huggingface(configure(directory, num_hidden_layers=5000))
+    for count in (0, 10**9):
+        with pytest.raises(ValueError, match=rf"num_hidden_layers={count} must lie in 1..10000; fetch"):
+            open_huggingface(configure(directory, num_hidden_layers=count))
 
 
 def test_an_index_may_not_leave_the_directory(tmp_path, tensors):
@@ -374,6 +465,9 @@ def test_tokenizer_with_template_and_ends(directory):
     assert source.tokenizer().eos_ids == {1, 2}
     (directory / "chat_template.jinja").write_text("{{ eos_token }}")
     assert source.tokenizer().render_chat([]) == "</s>"
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": "</s>"}))
+    with pytest.raises(ValueError, match=r"generation_config.json: eos_token_id='</s>' must be an integer; correct it"):
+        source.tokenizer()
 
 
 def test_tokenizer_with_named_templates_and_no_ids(directory):

@@ -8,8 +8,8 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,11 @@ import tokenizers.models
 from flax.linen import meta
 from tokenizers import Tokenizer
 
-from dsi_jax import embedded
-from dsi_jax.base import Algorithm, Commit
+from dsi_jax import embedded, files
 from dsi_jax.checkpoints import store
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import init_params
+from dsi_jax.policies import POLICIES
 
 ROOT = Path(__file__).parent.parent
 TINY = ModelConfig(
@@ -114,6 +114,8 @@ def models(tmp_path_factory) -> Path:
     (folder / "truncated.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2, 2) + b"\x05")
     (folder / "regular_file").touch()
     (folder / "empty.txt").touch()
+    (folder / "prompts.txt").write_text('import os\n\n{"prompt": "x = ", "max_new_tokens": 6}\ndef main():\n', "utf-8")
+    (folder / "wrong.jsonl").write_text('{"prompt": "a"}\n{"promt": "b"}\n', encoding="utf-8")
     (folder / "broken.py").write_text('"""A card with a slip."""\nfrom dsi_jax import Confit\n', encoding="utf-8")
     return folder
 
@@ -138,9 +140,9 @@ def paced_report(paced_run):
 
 
 def test_report_holds_what_it_should(paced_report):
-    assert set(paced_report) == {"identical", "environment", "runs"}
-    assert paced_report["identical"] is True
-    assert {run["algorithm"] for run in paced_report["runs"]} == {"non_si", "si", "dsi"}
+    assert set(paced_report) == {"identical", "exact", "environment", "runs"}
+    assert paced_report["identical"] is True and paced_report["exact"] == "yes"
+    assert [run["algorithm"] for run in paced_report["runs"]] == 3 * list(POLICIES)  # in turn
     for run in paced_report["runs"]:
         assert set(run) >= REQUIRED
         assert run["backend"] == "paced"
@@ -165,12 +167,12 @@ def test_report_names_disjoint_devices(paced_report):
     assert servers["dsi"] == {"drafter", "target_0", "target_1"}
     assert servers["si"] == {"drafter", "target_0"}
     assert servers["non_si"] == {"target_0"}
-    (dsi,) = (run for run in paced_report["runs"] if run["algorithm"] == "dsi")
+    dsi = next(run for run in paced_report["runs"] if run["algorithm"] == "dsi")
     names = [name for devices in dsi["devices"].values() for name in devices]
     assert len(names) == len(set(names)) == 3
 
 
-def test_trace_is_a_chrome_trace_of_every_run(paced_run):
+def test_trace_is_a_chrome_trace_of_the_run_of_median_time_of_every_algorithm(paced_run):
     trace = json.loads((paced_run[0] / "trace.json").read_text(encoding="utf-8"))
     jobs = [event for event in trace["traceEvents"] if event["ph"] == "X"]
     assert {event["pid"] for event in jobs} == {1, 2, 3}
@@ -191,6 +193,8 @@ def test_streamed_text_is_the_reported_text(paced_run, paced_report):
     text = paced_report["runs"][0]["prompt"] + paced_report["runs"][0]["text"]
     assert shown.count(text) == 3
     assert "identical: yes" in shown
+    assert "tokens/s: median of 3 runs after an uncounted one" in shown
+    assert "fastest, paced: " in shown and "from the slowest to the fastest run, in tokens/s: " in shown
     assert "wrote report.json, timeline.png, trace.json" in shown
     assert paced_run[1].stderr == ""
 
@@ -199,57 +203,72 @@ def test_own_checkpoints_sampled_on_two_prompts(models, tmp_path):
     run = generate(
         f"--set=target.path={models / 'target'}", f"--set=drafter.model.path={models / 'drafter'}",
         "--algorithm=all", "--sp_degree=1", "--temperature=0.8", "--seed=7", "--max_new_tokens=20", "--lookahead=2",
-        "--prompt=import os\n", "--prompt=x = ", f"--out={tmp_path}",
+        "--prompt=import os\n", "--prompt=x = ", "--repeats=2", f"--out={tmp_path}",
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert report["identical"] is True
-    assert [run["prompt"] for run in report["runs"]] == ["import os\n"] * 3 + ["x = "] * 3
+    assert [run["prompt"] for run in report["runs"]] == ["import os\n"] * 6 + ["x = "] * 6
     assert {run["lookahead"] for run in report["runs"] if run["algorithm"] != "non_si"} == {2}
     assert all(run["backend"] == "device" and run["seed"] == 7 for run in report["runs"])
     assert all(run["ideal_s"] is run["wall_over_ideal"] is None for run in report["runs"])
 
 
-def test_columns_show_each_text_as_far_as_it_was_when_the_first_was_complete(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "launch"))
-    import _show
+def test_a_file_of_prompts_leaves_a_line_for_each_and_nothing_to_do_for_the_same_command(models, tmp_path):
+    command = [
+        f"--set=target.path={models / 'target'}", f"--set=drafter.model.path={models / 'drafter'}", "--sp_degree=2",
+        f"--prompts={models / 'prompts.txt'}", "--concurrency=2", "--max_new_tokens=10", f"--out={tmp_path}",
+    ]  # fmt: skip
+    (tmp_path / "results.jsonl").write_text('{"asked": {"line"', encoding="utf-8")  # of a run that was killed
+    run = generate(*command)
+    assert run.returncode == 0, run.stderr
+    assert "DSI: 3 results, " in run.stdout and "tokens/s in total" in run.stdout
+    results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    asked = {(result["asked"]["line"], result["asked"]["prompt"], result["run"]["new_tokens"]) for result in results}
+    assert asked == {(1, "import os", 10), (3, "x = ", 6), (4, "def main():", 10)}
+    assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
+    run = generate(*command)
+    assert (run.returncode, run.stdout) == (0, f"every prompt has its result in {tmp_path}/results.jsonl\n")
 
-    def result(algorithm, times):
-        commits = [Commit(time, 3 + i, (i,), 0, False) for i, time in enumerate(times)]
-        run = SimpleNamespace(algorithm=str(algorithm), prompt="ab\n", backend="paced")
-        return SimpleNamespace(run=run, tokens=tuple(range(len(times))), trace=SimpleNamespace(commits=commits))
 
-    results = [result(Algorithm.NON_SI, (1.0, 2.0, 3.0)), result(Algorithm.DSI, (0.5, 1.0, 1.5))]
-    engine = SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda ids: "".join("xyz"[i] for i in ids)))
-    assert _show.columns(engine, results, width=21).splitlines() == [
-        "after 1.50 s (paced), when the fastest was done:",
-        "DSI: 3 of 3 tokens    | non-SI: 1 of 3 tokens",
-        "--------------------- | ---------------------",
-        "ab                    | ab",
-        "xyz                   | x",
-    ]
+def test_an_output_directory_of_another_process_is_refused_with_its_name(tmp_path):
+    with files.held(tmp_path, "launch/generate.py"):
+        run = generate(f"--out={tmp_path}")
+        assert [path.name for path in tmp_path.iterdir()] == [files.LOCK]
+    assert run.returncode == 2 and run.stderr.count("\n") == 1
+    assert f"is being written to by launch/generate.py (process {os.getpid()}); wait for it, or choose" in run.stderr
 
 
 # ------------------------------------------------------------------------------------------------------- bad input
 
+NO_OUT = "(no --out)"
 BAD = {  # arguments -> what the line says; {models} and {out} are filled in
     "unknown config field": (["--set=mesh.spdegree=3"], "unknown config field 'mesh.spdegree'; MeshConfig has sp_"),
     "override without a value": (["--set=lookahead"], "'lookahead' is not of the form field=value"),
     "impossible value of a field": (["--set=lookahead=few"], "lookahead='few' is not possible; it must be an integer"),
     "unknown flag": (["--speed=9"], "Unknown command line flag 'speed'"),
     "flag of another type": (["--sp_degree=two"], "--sp_degree=two"),
-    "unknown algorithm": (["--algorithm=fast"], "value should be one of <non_si|si|dsi|all>"),
+    "unknown algorithm": (["--algorithm=fast"], "algorithm='fast' is not known; choose one of non_si, si, dsi"),
+    "algorithm named twice": (["--algorithm=all,dsi"], "--algorithm has dsi twice"),
+    "no repeats": (["--repeats=0"], "--repeats=0 must be at least 1"),
     "argument that is no flag": (["out/mine"], "unexpected arguments ['out/mine']"),
     "missing config": (["--config=configs/nothing.py"], "no config at configs/nothing.py"),
     "config that fails": (["--config={models}/broken.py"], "broken.py: ImportError: cannot import name 'Confit'"),
     "config of another kind": (["--config=configs/train_target.py"], "train_target.py is a card of Experiment"),
     "empty prompt": (["--prompt="], "the prompt is empty"),
     "empty prompt file": (["--prompt_file={models}/empty.txt"], "the prompt is empty"),
-    "missing prompt file": (["--prompt_file={models}/nothing.txt"], "cannot read a prompt from"),
-    "two sources of prompts": (["--prompt=a", "--prompt_file={models}/empty.txt"], "choose one of them"),
+    "missing prompt file": (["--prompt_file={models}/nothing.txt"], "cannot read prompts from"),
+    "two sources of prompts": (["--prompt=a", "--prompts={models}/prompts.txt"], "both --prompt and --prompts are"),
+    "a wrong line of prompts": (["--prompts={models}/wrong.jsonl"], "wrong.jsonl, line 2: unknown field 'promt'"),
+    "empty file of prompts": (["--prompts={models}/empty.txt"], "holds no prompt; write one per line"),
+    "prompts and nowhere to write": (["--prompts={models}/prompts.txt", NO_OUT], "--prompts needs --out=DIR"),
+    "prompts repeated": (["--prompts={models}/prompts.txt", "--repeats=2"], "--repeats has no effect with --prompts"),
+    "concurrency of one prompt": (["--concurrency=2"], "--concurrency has no effect without --prompts=FILE"),
+    "no concurrency": (["--prompts={models}/prompts.txt", "--concurrency=0"], "concurrency=0 must be at least 1"),
     "no new tokens": (["--max_new_tokens=0"], "max_new_tokens=0 must be at least 1"),
     "negative temperature": (["--temperature=-1"], "temperature=-1.0 must be a number of at least 0"),
-    "no latency": (["--backend=paced", "--target_ms=0"], "target_s=0.0 must be a positive number of seconds"),
+    "no latency": (["--backend=paced", "--target_ms=0"], "--target_ms=0 must be a positive number of milliseconds"),
+    "negative latency": (["--backend=paced", "--drafter_ms=-1"], "--drafter_ms=-1 must be a positive number of milli"),
     "pacing without a paced backend": (["--jitter=0.5"], "--jitter has no effect without --backend=paced"),
     "jitter of one": (["--backend=paced", "--jitter=1"], "jitter=1.0 must lie in [0, 1)"),
     "too many submeshes": (
@@ -283,7 +302,10 @@ def precious(tmp_path_factory) -> Path:
 
 
 def filled(case: str, models: Path, out: Path) -> list[str]:
-    return [*(argument.replace("{models}", str(models)) for argument in BAD[case][0]), f"--out={out}"]
+    arguments = [*BAD[case][0], f"--out={out}"]
+    if NO_OUT in arguments:
+        arguments = [argument for argument in BAD[case][0] if argument != NO_OUT]
+    return [argument.replace("{models}", str(models)) for argument in arguments]
 
 
 @pytest.fixture(scope="module")
@@ -325,18 +347,71 @@ def test_training_refuses_a_card_of_another_kind(tmp_path):
     )
 
 
+# ---------------------------------------------------------------------------------------------------------- signals
+
+LONG_RUN = ["launch/generate.py", "--backend=paced", "--target_ms=200", "--drafter_ms=100", "--sp_degree=1"]
+BUSY = {  # what takes long before its first word: (command, seconds from the first import to the signal)
+    "importing": (LONG_RUN, 0.0),
+    "loading": (LONG_RUN, 2.0),
+    "simulating": (["launch/simulate.py", "--target_ms=20.6", "--drafter_ms=6.8", "--acceptance=0.9",
+                    "--new_tokens=2000", "--repeats=5000"], 2.5),
+    "drawing heatmaps": (["launch/reproduce.py", "--artifact=heatmap"], 4.0),
+}  # fmt: skip
+
+
+def start(command: list[str], out: Path) -> subprocess.Popen:
+    """Start a launcher as a shell does that ignores SIGINT."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    shell = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
+    return subprocess.Popen(
+        [*shell, sys.executable, "-u", *command, f"--out={out}"],
+        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def hears(process: subprocess.Popen) -> bool:
+    """Whether a launcher has a handler for SIGINT; until then nobody can hear it."""
+    about = Path(f"/proc/{process.pid}")
+    caught = next(line for line in (about / "status").read_text().splitlines() if line.startswith("SigCgt:"))
+    words = (about / "cmdline").read_text().split("\0")  # first those of this process, then of the shell
+    begun = words[0] == sys.executable and any(word.startswith("launch/") for word in words)
+    return begun and bool(int(caught.split()[1], 16) & 1 << signal.SIGINT - 1)
+
+
+def interrupt(process: subprocess.Popen) -> str:
+    """Send SIGINT twice within 50 ms; the process ends within 2 s. Returns what it wrote to stderr."""
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.03)
+    process.send_signal(signal.SIGINT)
+    try:
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert time.monotonic() - begin < 2.5  # half a second for a machine under load
+    assert process.returncode == 130 and "Traceback" not in err
+    return err
+
+
 def test_an_interrupt_ends_the_run_and_its_servers(tmp_path):
     """Ctrl-C in the middle of a run: one line, exit code 130, nothing written, no process left."""
-    long_run = ["--backend=paced", "--target_ms=200", "--drafter_ms=100", "--sp_degree=1", f"--out={tmp_path}"]
-    command = [sys.executable, "-u", "launch/generate.py", "--config=configs/demo.py", *long_run]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = start(LONG_RUN, tmp_path)
     while not process.stdout.readline().startswith("--- DSI"):
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted; nothing was written")
-    assert "Traceback" not in err
+    assert interrupt(process).splitlines()[-1] == "interrupted; nothing was written"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("moment", BUSY)
+def test_an_interrupt_is_heard_while_a_launcher_is(moment, tmp_path):
+    command, seconds = BUSY[moment]
+    if not Path("/proc/self/status").exists():
+        pytest.skip("cannot see here which signals a process hears")
+    process = start(command, tmp_path)
+    while not hears(process):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(seconds)
+    assert interrupt(process).splitlines()[-1] == "interrupted; nothing was written"
     assert not list(tmp_path.iterdir())

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen import meta
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dsi_jax.models import attention
 from dsi_jax.models.config import ModelConfig, Rope, SlidingWindow
 from dsi_jax.models.kv_cache import init_cache, rollback
+from dsi_jax.models.parameters import parameter_count, parameter_shapes
 from dsi_jax.models.rope import frequencies
 from dsi_jax.models.transformer import full_forward, init_params
 from tests.tiny import CONFIG, forward_of, full_logits, params_of, poisoned, reference_logits, slots_of
@@ -267,7 +269,8 @@ def test_rows_of_a_batch_with_different_lengths_equal_each_alone():
 def test_parameter_count_is_exact(shape):
     config = (SHAPES | FEATURES)[shape]
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    assert config.parameter_count == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert parameter_count(config) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    jax.tree.map(np.testing.assert_equal, parameter_shapes(config), meta.unbox(params))
 
 
 @pytest.mark.parametrize("shape", SHAPES | FEATURES)
@@ -351,8 +354,16 @@ def test_bfloat16_is_float32_rounded():
         ({"unused_ids": 64}, "unused_ids=64 must lie in 0..63"),
         ({"window": SlidingWindow(4, (2,))}, r"sliding layers \(2,\) must lie in 0..1"),
         ({"learned_positions": 63}, "max_length=64 exceeds learned_positions=63"),
-        ({"rope": Rope(features=10)}, "rope features=10 must be even and in 2..head_dim=8"),
-        ({"rope": Rope(features=3)}, "rope features=3 must be even"),
+        ({"rope": Rope(features=10)}, "rope features=10 must lie in 1..head_dim=8"),
+        ({"rope": Rope("yarn", 3, original_length=32)}, "rope features=3 must be even for yarn"),
+        ({"layers": "2"}, "layers='2' must be an integer"),
+        ({"heads": 4.0}, "heads=4.0 must be an integer"),
+        ({"tied_head": "false"}, "tied_head='false' must be true or false"),
+        ({"max_length": True}, "max_length=True must be an integer"),
+        ({"rope_theta": "1e4"}, "rope_theta='1e4' must be a number"),
+        ({"norm_eps": 2}, r"norm_eps=2 must lie in \[0, 1\)"),
+        ({"trained_length": 63}, "max_length=64 exceeds trained_length=63; choose at most 63"),
+        ({"max_length": 2**30 + 1}, "max_length=1073741825 exceeds 1073741824, as far as int32 counts"),
         (
             {"rope": Rope("dynamic", original_length=32)},
             "changes cached keys beyond 32 tokens; open with max_length=32",

@@ -7,6 +7,8 @@ import nbclient
 import nbformat
 import pytest
 
+from dsi_jax.policies import POLICIES
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
@@ -40,7 +42,7 @@ def test_all_algorithms_agree_and_have_a_row_each(quickstart):
     text = printed(quickstart["algorithms"])
     assert "identical: yes" in text
     for backend in ("device", "paced"):
-        for algorithm in ("non_si", "dsi", "si"):
+        for algorithm in POLICIES:
             row = next(line for line in text.splitlines() if re.match(rf"{algorithm} +{backend} ", line))
             assert re.search(r"\d\.\d\dx +\d+\.\d\dx$", row), row  # vs non-SI, vs SI
 
@@ -54,7 +56,15 @@ def test_losslessness_was_checked_at_every_setting(quickstart):
 def test_timeline_is_drawn_and_text_is_streamed(quickstart):
     assert any("image/png" in output.get("data", {}) for output in quickstart["timeline"])
     assert len(printed(quickstart["stream"])) > 20
-    assert "identical: yes" in printed(quickstart["own"])
+    for cell in ("policy", "own"):
+        assert "identical: yes" in printed(quickstart[cell])
+
+
+@pytest.mark.slow
+def test_own_parts_take_part(quickstart):
+    assert "all servers round alike: True" in printed(quickstart["engine"])
+    assert re.search(r"^eager +paced ", printed(quickstart["policy"]), flags=re.MULTILINE)
+    assert re.search(r"\d+ of \d+ drafts were right", printed(quickstart["drafter"]))
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 from dsi_jax import embedded
 from dsi_jax.checkpoints import hub
-from dsi_jax.checkpoints.open import ModelSource, open_model
+from dsi_jax.checkpoints.convert import convert
+from dsi_jax.checkpoints.open import ModelSource, open_model, open_source
+from dsi_jax.checkpoints.source import load_params
 from tests import test_gguf_families
 from tests.test_parity import GOLDEN
 
@@ -74,6 +76,22 @@ DAMAGE = {
         lambda d: change_tensor(d, DOWN, lambda old: old.astype(np.int8)),
         rf"tensor '{DOWN}' has type I8; convert the checkpoint to F32, F16 or BF16",
     ),
+    "not a number": (
+        lambda d: change_tensor(d, DOWN, lambda old: np.where(np.arange(32) == 31, np.nan, old).astype(old.dtype)),
+        rf"tensor '{DOWN}' holds numbers that are not finite \(NaN or infinity\); fetch the checkpoint again, or make",
+    ),
+    "infinity": (
+        lambda d: change_tensor(d, "model.norm.weight", lambda old: old * np.inf),
+        r"tensor 'model.norm.weight' holds numbers that are not finite",
+    ),
+    "sizes": (
+        lambda d: change_config(d, hidden_size=32),
+        r"has shape \[64, 24\] where the config in the file asks for \[64, 32\]; the file is damaged or its metadata",
+    ),
+    "end of text": (
+        lambda d: change_config(d, eos_token_id=[3, 64]),
+        r"eos_token_id=64 lies outside the model's 64 tokens, so no text would end there; correct it in generation_con",
+    ),
     "architecture": (
         lambda d: change_config(d, architectures=["MambaForCausalLM"]),
         r"\['MambaForCausalLM'\] is not supported; use one of LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM",
@@ -127,6 +145,29 @@ def test_a_damaged_gguf_file_is_one_line_with_the_remedy(gguf, tmp_path, content
     with pytest.raises(ValueError, match=message) as raised:
         load(path)
     assert "\n" not in str(raised.value) and str(path) in str(raised.value)
+
+
+def test_a_gguf_file_with_numbers_that_are_not_finite(gguf, tmp_path):
+    source = open_source(ModelSource(str(gguf)))
+    tensor = source.stored["blk.1.ffn_up.weight"]
+    path = tmp_path / "damaged.gguf"
+    content = bytearray(gguf.read_bytes())
+    content[tensor.offset : tensor.offset + 4] = np.float32(np.nan).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged.gguf: tensor 'blk.1.ffn_up.weight' holds numbers that are not fin"):
+        load_params(open_source(ModelSource(str(path))), progress=False)
+
+
+def test_a_length_beyond_the_positions_of_the_model(llama, gguf, tmp_path):
+    convert(open_source(ModelSource(str(llama))), tmp_path / "converted", progress=False)
+    for path in (llama, gguf, tmp_path / "converted"):
+        with pytest.raises(
+            ValueError, match=r"max_length=129 exceeds the 128 positions .*; choose .* at most 128"
+        ) as raised:
+            open_source(ModelSource(str(path), max_length=129))
+        assert str(path) not in str(raised.value)
+    with pytest.raises(ValueError, match="max_length=1000000000 exceeds the 512 positions"):
+        open_source(ModelSource("embedded:target", max_length=10**9))
 
 
 def test_paths_that_lead_nowhere(llama, tmp_path):

@@ -13,6 +13,7 @@ from dsi_jax import Config, DrafterConfig, Engine, Sampling
 from dsi_jax.base import Prefill, Request, Verification, Verify
 from dsi_jax.checkpoints.huggingface import open_huggingface
 from dsi_jax.checkpoints.source import load_params
+from dsi_jax.models.parameters import parameter_count
 from dsi_jax.models.transformer import Transformer, full_forward
 from dsi_jax.placement.mesh import AXES, MeshConfig, carve
 from dsi_jax.placement.rules import rules_for
@@ -113,7 +114,7 @@ def test_every_server_has_one_copy_of_the_weights_on_its_own_devices():
     norms = sum(leaf.size for leaf in jax.tree.leaves(params_of()) if leaf.ndim == 1)
     for model in servers:
         held = sum(shard.data.size for leaf in jax.tree.leaves(model.params) for shard in leaf.addressable_shards)
-        assert held == CONFIG.parameter_count + norms
+        assert held == parameter_count(CONFIG) + norms
 
 
 @pytest.mark.parametrize("changes", [{}, {"heads": 8, "kv_heads": 1, "tied_head": False}, {"heads": 12, "kv_heads": 3}])
@@ -208,7 +209,7 @@ def test_fsdp_splits_the_weights_once_more_and_changes_no_logit(fsdp, tp):
     assert shapes["block_0/attention/q"] == (32 // fsdp, 8 // tp, 8)
     assert shapes["block_1/mlp/down"] == (48 // tp, 32 // fsdp)
     held = sum(shard.data.size for leaf in jax.tree.leaves(model.params) for shard in leaf.addressable_shards)
-    assert held <= EIGHT.parameter_count + tp * 5 * EIGHT.width  # norm scales repeat over tp, all else is held once
+    assert held <= parameter_count(EIGHT) + tp * 5 * EIGHT.width  # norm scales repeat over tp, all else is held once
     assert {s.data.shape for s in model.empty_cache().keys[0].addressable_shards} == {(1, 2 // tp, 72, 8)}
     expected = full_logits(EIGHT, params_of(EIGHT), TOKENS)
     np.testing.assert_allclose(full_logits(EIGHT, model.params, TOKENS), expected, atol=1e-4)

@@ -12,6 +12,8 @@ from flax.linen import meta
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dsi_jax.checkpoints import store
+from dsi_jax.checkpoints.convert import convert
+from dsi_jax.checkpoints.files import write_json
 from dsi_jax.checkpoints.source import load_params
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import init_params
@@ -174,6 +176,57 @@ def test_unknown_config_fields_list_the_known_ones(copy):
     (copy / "config.json").write_text(json.dumps(header))
     with pytest.raises(ValueError, match=r"unknown fields \['depth'\]; known are \['vocab_size', 'width'"):
         store.load_config(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"width": 32},
+            r"tensor 'block_0/attention/k' has shape \[16, 2, 4\] where config.json .* \[32, 2, 4\]; save the",
+        ),
+        ({"tied_head": False}, r"tensor 'head' is missing where config.json asks for shape \[64, 16\]"),
+        ({"mlp_bias": True}, r"tensor 'block_0/mlp/down_bias' is missing"),
+        ({"layers": 1}, r"tensor 'block_1/attention/k' has shape \[16, 2, 4\] where config.json asks for none"),
+    ],
+)
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_config_that_contradicts_the_params_is_refused_on_opening(copy, tmp_path, changes, message, in_parts):
+    if in_parts:
+        convert(store.open_store(copy), tmp_path / "parts", progress=False)
+        copy = tmp_path / "parts"
+    header = json.loads((copy / "config.json").read_text())
+    header["model"] |= changes
+    (copy / "config.json").write_text(json.dumps(header))
+    with pytest.raises(ValueError, match=message):
+        store.open_store(copy)
+
+
+def test_params_that_are_not_finite_are_refused(params, tmp_path):
+    broken = meta.unbox(params)
+    broken["block_1"]["mlp"]["up"] = broken["block_1"]["mlp"]["up"].at[3, 4].set(jnp.inf)
+    store.save(tmp_path / "model", CONFIG, broken)
+    with pytest.raises(ValueError, match=r"model: tensor 'block_1/mlp/up' holds numbers that are not finite"):
+        store.restore(tmp_path / "model")
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing_behind(params, tmp_path, monkeypatch):
+    def fail(self, directory, tree):
+        directory.with_name("params.orbax-checkpoint-tmp").mkdir()
+        raise ValueError('Error writing "embedding/0.0": Failed to write 84943 bytes: No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.ocp.StandardCheckpointer, "save", fail)
+        message = r"model/params cannot be written \(No space left on device\); make room there or choose another dir"
+        with pytest.raises(OSError, match=message):
+            store.save(tmp_path / "model", CONFIG, params)
+    store.save(tmp_path / "model", CONFIG, params)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "note.json").mkdir()  # which no file can replace
+    with pytest.raises(OSError, match=r"note.json cannot be written \(Is a directory\); make room there or"):
+        write_json(tmp_path / "note.json", {})
 
 
 def test_params_orbax_cannot_read_raise_one_line(copy):

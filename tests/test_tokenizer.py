@@ -9,14 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from dsi_jax.checkpoints.detokenizer import Detokenizer
 from dsi_jax.checkpoints.gguf import open_gguf, packaged_gguf
-from dsi_jax.checkpoints.tokenizer import (
-    Detokenizer,
-    StopStrings,
-    TextTokenizer,
-    load_tokenizer_json,
-    tokenizer_from_gguf,
-)
+from dsi_jax.checkpoints.gguf_tokenizer import tokenizer_from_gguf
+from dsi_jax.checkpoints.stop_strings import StopStrings
+from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json, need_chat_template
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -357,3 +354,16 @@ def test_post_processor_of_a_tokenizer_json_is_kept(tmp_path):
     backend.save(str(tmp_path / "tokenizer.json"))
     loaded = load_tokenizer_json(tmp_path / "tokenizer.json")
     assert loaded.encode("d") == [0, 5] and loaded.encode("d", add_special_tokens=False) == [5]
+
+
+# ------------------------------------------------------------------------------------------- chat asked for in vain
+
+
+def test_a_missing_chat_template_or_tokenizer_is_told_with_the_flag_that_turns_it_off():
+    need_chat_template(TextTokenizer(BYTE_FALLBACK.backend, chat_template="{{ messages }}"))
+    for tokenizer, message in (
+        (TextTokenizer(BYTE_FALLBACK.backend), "has no chat template, which chat=True asks for; turn it off with"),
+        (None, "chat=True needs a tokenizer; give the model's tokenizer.json .*, or turn it off with"),
+    ):
+        with pytest.raises(ValueError, match=f"{message} --set=chat=false"):
+            need_chat_template(tokenizer)

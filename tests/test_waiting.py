@@ -78,7 +78,7 @@ def test_one_definition_for_numbers_and_arrays():
 
 
 def test_one_wait_serves_several_verdicts():
-    """t = 31 = 3 x 10 + 1: of the verdicts that come t apart from their windows, every fourth one finds a draft begun."""
+    """t = 31 = 3 x 10 + 1, all drafts right: every fourth verdict is waited for, 1 ms, and the rest come in time."""
     run = virtual_run(Setting(31.0, 10.0, 0.9, new_tokens=40), DSI, Blocks(0, 1), [False] * 40)
     drafts = [span for span in run.spans if span.kind == "draft"]
     gaps = [round(1e3 * (after.start_s - before.end_s), 6) for before, after in itertools.pairwise(drafts)]

@@ -19,6 +19,8 @@ import orbax.checkpoint as ocp
 from tqdm import tqdm
 
 from dsi_jax.checkpoints import store
+from dsi_jax.checkpoints.files import digest_of, write_json, writing
+from dsi_jax.checkpoints.slots import insert
 from dsi_jax.checkpoints.source import Source
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 
@@ -47,6 +49,7 @@ def convert(
 
     Raises:
       FileExistsError: the directory holds something else.
+      OSError: the disk is full, or does not let itself be written.
       ValueError: the source is damaged, or what was written does not read back the same.
     """
     directory = Path(directory).absolute()
@@ -61,7 +64,7 @@ def convert(
     for part in tqdm(parts, "converting", unit="part", disable=not progress):
         if part not in kept:
             done[part] = _convert_part(source, directory / store.PARAMS / part, part)
-            store.write_json(directory / PROGRESS, header | {"parts": done})
+            write_json(directory / PROGRESS, header | {"parts": done})
     _finish(directory, header, done, tokenizer)
     return Converted(directory, tuple(part for part in parts if part not in kept), kept)
 
@@ -73,7 +76,7 @@ def _begin(directory: Path, header: Mapping[str, Any]) -> dict[str, dict[str, st
     if not note.is_file():
         if any(directory.iterdir()):
             raise FileExistsError(f"{directory} is not empty and holds no conversion; choose another directory")
-        store.write_json(note, {**header, "parts": {}})
+        write_json(note, {**header, "parts": {}})
         return {}
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
@@ -92,7 +95,7 @@ def _convert_part(source: Source, target: Path, part: str) -> dict[str, str]:
     shutil.rmtree(target, ignore_errors=True)  # of a run that ended between writing and noting
     tree: dict[str, Any] = {}
     for path, leaf in source.tensors(lambda path: path[0] == part):
-        store.insert(tree, path, leaf)
+        insert(tree, path, leaf)
     digests = store.save_tree(target, tree)
     with ocp.StandardCheckpointer() as checkpointer:
         written = checkpointer.restore(target)
@@ -119,15 +122,15 @@ def _checksum(tree: Any) -> str:
 
 
 def _is_whole(part: Path, digests: Mapping[str, str]) -> bool:
-    found = store.digests_of(part) if part.is_dir() else {}
-    return all(found.get(name) == digest for name, digest in digests.items())
+    return all((part / name).is_file() and digest_of(part / name) == digest for name, digest in digests.items())
 
 
 def _finish(directory: Path, header: Mapping[str, Any], done: Mapping[str, Any], tokenizer: TextTokenizer | None):
     fields = {"format_version": store.IN_PARTS, **header}
     fields["sha256"] = {f"{part}/{name}": digest for part, files in done.items() for name, digest in files.items()}
     if tokenizer is not None:
-        tokenizer.backend.save(str(directory / store.TOKENIZER))
+        with writing(directory / store.TOKENIZER):
+            tokenizer.backend.save(str(directory / store.TOKENIZER))
         fields["tokenizer"] = {
             "eos_ids": sorted(tokenizer.eos_ids),
             "chat_template": tokenizer.chat_template,
@@ -154,6 +157,5 @@ def _hash_files(source: Source, progress: bool) -> dict[str, str]:
     files, digests = source.files(), {}
     root = Path(os.path.commonpath([path.parent for path in files]))
     for path in tqdm(files, "hashing the source", unit="file", disable=not progress):
-        with path.open("rb") as file:
-            digests[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+        digests[path.relative_to(root).as_posix()] = digest_of(path)
     return digests

@@ -6,21 +6,20 @@ that take more than a renaming. Nothing here reads a file.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dsi_jax.checkpoints.derivations import (
+    activation,
+    attention_sizes,
+    biases,
+    gemma3_window,
+    gemma_scales,
+    gpt_sizes,
+    neox_sizes,
+    sliding,
+)
 from dsi_jax.checkpoints.rope_fields import Fields, gemma3_rope, neox_rope, phi3_rope, plain_rope
-from dsi_jax.models.config import SlidingWindow
-
-_ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Fused:
 class Family:
     """How the checkpoints of one `architectures` entry are written."""
 
+    model_type: str  # config.json's second name of the family, by which Transformers goes
     names: Mapping[str, str]  # slot key -> tensor name
     fields: Mapping[str, str]  # ModelConfig field -> config.json field
     defaults: Mapping[str, Any]  # of config.json fields that may be left out
@@ -46,75 +46,10 @@ class Family:
     input_major: bool = False  # matrices are stored as [in, out]
     norm_offset: float = 0.0  # added to stored norm scales
     ignored: frozenset[str] = frozenset()  # tensors that carry no weights of their own
+    ignored_fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # beside `IGNORED`, with the reason
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)  # another name of a field -> the field
     prefix: str = ""  # of all tensor names, left out by some checkpoints
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)  # slot key -> its name in older checkpoints
-
-
-# ------------------------------------------------------------------------------------------------------ derivations
-
-
-def attention_sizes(fields: Fields) -> dict[str, Any]:
-    """Heads of keys and values, and their size, where a config may leave them out."""
-    heads, width = fields["num_attention_heads"], fields["hidden_size"]
-    kv_heads, head_dim = fields.get("num_key_value_heads"), fields.get("head_dim")
-    return {"kv_heads": kv_heads or heads, "head_dim": head_dim or width // heads}
-
-
-def gpt_sizes(fields: Fields) -> dict[str, Any]:
-    """Sizes of GPT-2 and its kin, whose learned positions are as many as it has of them."""
-    heads, width = fields["n_head"], fields["n_embd"]
-    return {
-        "kv_heads": 1 if fields.get("multi_query") else heads,
-        "head_dim": width // heads,
-        "mlp_width": fields["n_inner"] or 4 * width,
-        "learned_positions": fields["n_positions"],
-    }
-
-
-def activation(field: str) -> Callable[[Fields], dict[str, Any]]:
-    def derive(fields: Fields) -> dict[str, Any]:
-        if fields[field] not in _ACTIVATIONS:
-            known = ", ".join(_ACTIVATIONS)
-            raise ValueError(f"{field}={fields[field]!r} is not implemented; use a model with one of {known}")
-        return {"activation": _ACTIVATIONS[fields[field]]}
-
-    return derive
-
-
-def biases(fields: Fields) -> dict[str, Any]:
-    """Biases of all projections of attention, or of none, as newer families say it in one field."""
-    return {"qkv_bias": bool(fields["attention_bias"]), "out_bias": bool(fields["attention_bias"])}
-
-
-def sliding(rule: Callable[[Fields, int], bool]) -> Callable[[Fields], dict[str, Any]]:
-    """Make the derivation of the layers that slide: those of `layer_types`, or without it those of the rule."""
-
-    def derive(fields: Fields) -> dict[str, Any]:
-        size, count, types = fields["sliding_window"], fields["num_hidden_layers"], fields.get("layer_types")
-        if size is None or not fields.get("use_sliding_window", True):
-            return {}
-        if types is None:
-            return {"window": SlidingWindow(size, tuple(layer for layer in range(count) if rule(fields, layer)))}
-        if len(types) != count or not set(types) <= {"sliding_attention", "full_attention"}:
-            raise ValueError(f"layer_types={types} is not implemented; each layer slides or is full")
-        return {"window": SlidingWindow(size, tuple(i for i, kind in enumerate(types) if kind == "sliding_attention"))}
-
-    return derive
-
-
-def gemma_scales(fields: Fields) -> dict[str, Any]:
-    """Embeddings grow by the root of the width, queries shrink by a number of their own."""
-    return {
-        "embedding_scale": math.sqrt(fields["hidden_size"]),
-        "query_scale": fields["query_pre_attn_scalar"] ** -0.5,
-    }
-
-
-def gemma3_window(fields: Fields) -> dict[str, Any]:
-    """Alternate as Gemma 3 does, with plain rotary embeddings of their own in the sliding layers."""
-    found = sliding(lambda fields, layer: (layer + 1) % fields["sliding_window_pattern"] != 0)(fields)
-    _, local_theta = gemma3_rope(fields)
-    return {"window": dataclasses.replace(found["window"], rope_theta=local_theta)} if found else {}
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
@@ -199,27 +134,16 @@ _SIZES = {
 }
 _LLAMA_FIELDS = _SIZES | {"mlp_width": "intermediate_size", "norm_eps": "rms_norm_eps"}
 
-# Fields of other families, which change the output where they are obeyed.
+# Values under which fields of other families change nothing; any other value is refused.
 _PLAIN = {
-    "quantization_config": (None,),
-    "is_encoder_decoder": (None, False),
-    "add_cross_attention": (None, False),
-    "use_bidirectional_attention": (None, False),
     "num_experts": (None, 0),
     "num_local_experts": (None, 0),
     "embedding_multiplier": (None, 1),
     "residual_multiplier": (None, 1),
-    "attention_multiplier": (None,),
     "logits_scaling": (None, 1),
     "logit_scale": (None, 1),
-    "qk_layernorm": (None, False),
-    "no_rope_layers": (None,),
-    "alibi": (None, False),
-    "attention_chunk_size": (None,),
 }
-_UNCAPPED = {"attn_logit_softcapping": (None,), "final_logit_softcapping": (None,)}
-_WHOLE = _PLAIN | _UNCAPPED | {"partial_rotary_factor": (None, 1)}
-_UNBIASED = {"attention_bias": (None, False), "mlp_bias": (None, False)}
+_WHOLE = _PLAIN | {"partial_rotary_factor": (None, 1)}
 
 _GATED_DEFAULTS = {
     "num_key_value_heads": None,  # as many as query heads
@@ -228,22 +152,23 @@ _GATED_DEFAULTS = {
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
     "rope_theta": 10_000.0,
-    "sliding_window": None,
 }
 
 _LLAMA = Family(
+    model_type="llama",
     names=_LLAMA_NAMES,
     fields=_LLAMA_FIELDS | {"mlp_bias": "mlp_bias"},
     defaults=_GATED_DEFAULTS | {"max_position_embeddings": 2048, "attention_bias": False, "mlp_bias": False},
-    neutral=_WHOLE | {"sliding_window": (None,)},
+    neutral=_WHOLE,
     derive=(attention_sizes, activation("hidden_act"), biases, plain_rope),
     ignored=frozenset({"model.layers.{layer}.self_attn.rotary_emb.inv_freq"}),
 )
 _MISTRAL = dataclasses.replace(
     _LLAMA,
+    model_type="mistral",
     fields=_LLAMA_FIELDS,
     defaults=_GATED_DEFAULTS | {"num_key_value_heads": 8, "max_position_embeddings": 4096 * 32, "sliding_window": 4096},
-    neutral=_WHOLE | _UNBIASED | {"layer_types": (None,)},
+    neutral=_WHOLE,
     derive=(attention_sizes, activation("hidden_act"), plain_rope, sliding(lambda fields, layer: True)),
 )
 _QWEN_DEFAULTS = _GATED_DEFAULTS | {
@@ -255,20 +180,23 @@ _QWEN_DEFAULTS = _GATED_DEFAULTS | {
 _late_layers = sliding(lambda fields, layer: layer >= fields["max_window_layers"])
 _QWEN2 = dataclasses.replace(
     _LLAMA,
+    model_type="qwen2",
     fields=_LLAMA_FIELDS,
     defaults=_QWEN_DEFAULTS | {"num_key_value_heads": 32},
-    neutral=_WHOLE | {"attention_bias": (None, True), "mlp_bias": (None, False)},
+    neutral=_WHOLE | {"attention_bias": (None, True)},
     derive=(attention_sizes, activation("hidden_act"), plain_rope, _late_layers),
     fixed={"qkv_bias": True},
 )
 _QWEN3 = dataclasses.replace(
     _QWEN2,
+    model_type="qwen3",
     defaults=_QWEN_DEFAULTS | {"num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
-    neutral=_WHOLE | {"mlp_bias": (None, False)},
+    neutral=_WHOLE,
     derive=(*_QWEN2.derive, biases),
     fixed={"qk_norm": True},
 )
 _GEMMA2 = Family(
+    model_type="gemma2",
     names=_GEMMA_NAMES,
     fields=_LLAMA_FIELDS | {"attention_cap": "attn_logit_softcapping", "logit_cap": "final_logit_softcapping"},
     defaults={
@@ -285,7 +213,7 @@ _GEMMA2 = Family(
         "final_logit_softcapping": 30.0,
         "attn_logit_softcapping": 50.0,
     },
-    neutral=_PLAIN | {"partial_rotary_factor": (None, 1), "mlp_bias": (None, False)},
+    neutral=_WHOLE,
     derive=(
         attention_sizes,
         activation("hidden_activation"),
@@ -296,9 +224,14 @@ _GEMMA2 = Family(
     ),
     fixed={"post_norms": True},
     norm_offset=1.0,
+    ignored_fields={
+        "hidden_act": "an older name of hidden_activation, which Transformers does not read",
+        "sliding_window_size": "an older name of sliding_window, which Transformers does not read",
+    },
 )
 _GEMMA3 = dataclasses.replace(
     _GEMMA2,
+    model_type="gemma3_text",
     fields=_LLAMA_FIELDS | {"logit_cap": "final_logit_softcapping"},
     defaults=_GEMMA2.defaults
     | {
@@ -319,17 +252,26 @@ _GEMMA3 = dataclasses.replace(
         gemma3_window,
     ),
     fixed={"post_norms": True, "qk_norm": True},
+    ignored_fields=_GEMMA2.ignored_fields
+    | {"_sliding_window_pattern": "a note that Transformers leaves beside layer_types, and does not read"},
 )
 _PHI3 = Family(
+    model_type="phi3",
     names=_PHI3_NAMES,
     fields=_LLAMA_FIELDS,
     defaults=_GATED_DEFAULTS
-    | {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096},
-    neutral=_PLAIN | _UNCAPPED | _UNBIASED,
+    | {
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "sliding_window": None,
+    },
+    neutral=_PLAIN | {"full_attn_mod": (None, 1), "interpolate_factor": (None, 1)},
     derive=(attention_sizes, activation("hidden_act"), phi3_rope, sliding(lambda fields, layer: True)),
     fused=(Fused(("attention/q", "attention/k", "attention/v")), Fused(("mlp/gate", "mlp/up"))),
 )
 _GPT2 = Family(
+    model_type="gpt2",
     names=_GPT_NAMES,
     fields={
         "vocab_size": "vocab_size",
@@ -354,14 +296,25 @@ _GPT2 = Family(
     input_major=True,
     ignored=frozenset({"transformer.h.{layer}.attn.bias", "transformer.h.{layer}.attn.masked_bias"}),  # its mask
     prefix="transformer.",
+    ignored_fields={"n_ctx": "an older name of n_positions, which Transformers does not read"},
+    aliases={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
 )
 _BIGCODE = dataclasses.replace(
     _GPT2,
+    model_type="gpt_bigcode",
     defaults=_GPT2.defaults | {"activation_function": "gelu_pytorch_tanh", "multi_query": True},
     neutral=_PLAIN | {"scale_attn_weights": (None, True), "multi_query": (True,)},
     input_major=False,
+    ignored_fields=_GPT2.ignored_fields
+    | {"num_key_value_heads": "what multi_query says, which Transformers writes down and does not read"},
 )
 _NEOX = Family(
+    model_type="gpt_neox",
     names=_NEOX_NAMES,
     fields=_SIZES
     | {"mlp_width": "intermediate_size", "norm_eps": "layer_norm_eps", "parallel_residual": "use_parallel_residual"},
@@ -375,9 +328,9 @@ _NEOX = Family(
         "rotary_emb_base": 10_000.0,
         "rotary_pct": 0.25,
     },
-    neutral=_PLAIN | _UNCAPPED,
+    neutral=_PLAIN,
     derive=(
-        lambda fields: attention_sizes({**fields, "num_key_value_heads": None, "head_dim": None}),
+        neox_sizes,
         activation("hidden_act"),
         biases,
         neox_rope,

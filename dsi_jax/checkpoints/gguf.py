@@ -5,6 +5,7 @@ and key projections are stored permuted, so that rotary embeddings may turn neig
 halves, and reading undoes the permutation.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -15,10 +16,19 @@ from typing import Any
 import numpy as np
 
 from dsi_jax.checkpoints import gguf_file
-from dsi_jax.checkpoints.gguf_config import FREQUENCY_FACTORS, Architecture, Metadata, find_architecture, read_config
+from dsi_jax.checkpoints.choices import run_fields
+from dsi_jax.checkpoints.gguf_config import (
+    FREQUENCY_FACTORS,
+    Architecture,
+    Metadata,
+    check_read,
+    find_architecture,
+    read_config,
+)
+from dsi_jax.checkpoints.gguf_tokenizer import tokenizer_from_gguf
 from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, check_names, check_shape, parameter_slots, stream_slots
 from dsi_jax.checkpoints.tensor_file import StoredTensor
-from dsi_jax.checkpoints.tokenizer import TextTokenizer, tokenizer_from_gguf
+from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.models.config import ModelConfig
 
 
@@ -65,39 +75,40 @@ def _unpermute(rows: np.ndarray, heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
-def open_gguf(
-    path: str | os.PathLike[str],
-    *,
-    max_length: int = 2048,
-    verify_width: int = 8,
-    prefill_width: int | None = 64,
-    dtype: str = "float32",
-) -> GGUFSource:
+def open_gguf(path: str | os.PathLike[str], **chosen: Any) -> GGUFSource:
     """Open a GGUF file of one of `gguf_config.ARCHITECTURES`; reads metadata only.
 
     Args:
       path: the file; of a split model the first, NAME-00001-of-0000N.gguf.
-      max_length: cap on the context length of the file, in tokens, since it sizes the cache.
-      verify_width: W, tokens per run of the verify program.
-      prefill_width: tokens per run of the prefill program; None: W.
-      dtype: of weights, activations and cache, "float32" or "bfloat16"; norm scales stay float32.
+      chosen: see `choices.run_fields`; the length is a cap in tokens, since it sizes the cache.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is damaged, of another architecture, or holds what we do not implement.
+      ValueError: the file is damaged, of another architecture, or holds what we do not implement; or the choice is
+        impossible.
     """
     path = Path(path)
     file, parts = _read_headers(path)
     metadata = Metadata(file.metadata, file.tensors)
-    run = {"verify_width": verify_width, "prefill_width": prefill_width, "dtype": dtype}
-    try:
+    with _naming(path):
         architecture = find_architecture(metadata)
-        config = read_config(metadata, architecture, max_length, **run)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        longest = metadata.need("context_length")
+    run = run_fields(chosen, longest)
+    with _naming(path):
+        config = read_config(metadata, architecture, run)
+        check_read(metadata)
     check_names(set(file.tensors), config, architecture.all_names(), set(FREQUENCY_FACTORS), path)
     first_rows = _check_tensors(path, config, architecture, file.tensors)
     return GGUFSource(path, config, architecture, file.metadata, file.tensors, first_rows, parts)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name before whatever is wrong in it."""
+    try:
+        yield
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _read_headers(path: Path) -> tuple[gguf_file.GGUFFile, tuple[Path, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dsi_jax.checkpoints.tensor_file import StoredTensor
-from dsi_jax.models.config import ModelConfig, Rope, SlidingWindow
+from dsi_jax.models.config import ModelConfig, Rope, SlidingWindow, check_type
 
 TENSOR_NAMES = {
     "embedding": "token_embd.weight",
@@ -38,6 +38,9 @@ TENSOR_NAMES = {
     "mlp/down_bias": "blk.{layer}.ffn_down.bias",
     "mlp_post_norm/scale": "blk.{layer}.post_ffw_norm.weight",
 }
+_INTEGERS = frozenset(
+    {"block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count"}
+)
 FREQUENCY_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 
 Fields = dict[str, Any]
@@ -49,9 +52,11 @@ class Metadata:
     def __init__(self, entries: Mapping[str, Any], tensors: Mapping[str, StoredTensor]):
         self.entries, self.tensors = entries, tensors
         self.architecture = entries.get("general.architecture")
+        self.read: set[str] = set()  # keys of the architecture's own that were asked for
 
     def get(self, key: str, default: Any = None) -> Any:
         """The architecture's entry, such as `attention.head_count`; a list of equal values counts as the value."""
+        self.read.add(key)
         value = self.entries.get(f"{self.architecture}.{key}")
         if isinstance(value, list) and value and key != "attention.sliding_window_pattern":
             if len(set(value)) > 1:
@@ -63,6 +68,12 @@ class Metadata:
         if (value := self.get(key)) is None:
             raise ValueError(f"metadata key {self.architecture}.{key} is missing; convert the model to GGUF again")
         return value
+
+    @property
+    def own(self) -> Fields:
+        """The architecture's entries by their short keys."""
+        prefix = f"{self.architecture}."
+        return {key.removeprefix(prefix): value for key, value in self.entries.items() if key.startswith(prefix)}
 
     @property
     def head_dim(self) -> int:
@@ -87,7 +98,10 @@ class Architecture:
         return TENSOR_NAMES | dict(self.names)
 
 
-def _layers(metadata: Metadata, slides: Callable[[int], bool]) -> tuple[int, ...]:
+def _sliding_layers(metadata: Metadata, period: int) -> tuple[int, ...]:
+    """Layers that slide: those the file lists, or all but the last of each period, the file's or llama.cpp's own."""
+    pattern = metadata.get("attention.sliding_window_pattern", period)
+    slides = pattern.__getitem__ if isinstance(pattern, list) else lambda layer: layer % pattern < pattern - 1
     return tuple(layer for layer in range(metadata.need("block_count")) if slides(layer))
 
 
@@ -106,17 +120,15 @@ def _gemma(metadata: Metadata, scaled_by_width: int) -> Fields:
 def _gemma2(metadata: Metadata) -> Fields:
     size = metadata.get("attention.sliding_window", 4096)
     return _gemma(metadata, 46) | {
-        "window": SlidingWindow(size, _layers(metadata, lambda layer: layer % 2 == 0)),
+        "window": SlidingWindow(size, _sliding_layers(metadata, 2)),
         "attention_cap": metadata.get("attn_logit_softcapping", 50.0),
         "logit_cap": metadata.get("final_logit_softcapping", 30.0),
     }
 
 
 def _gemma3(metadata: Metadata) -> Fields:
-    pattern = metadata.get("attention.sliding_window_pattern", 6)
-    slides = pattern.__getitem__ if isinstance(pattern, list) else lambda layer: layer % pattern < pattern - 1
     theta = metadata.get("rope.freq_base_swa", 10_000.0)
-    window = SlidingWindow(metadata.need("attention.sliding_window"), _layers(metadata, slides), theta)
+    window = SlidingWindow(metadata.need("attention.sliding_window"), _sliding_layers(metadata, 6), theta)
     return _gemma(metadata, 62) | {
         "window": window,
         "qk_norm": True,
@@ -126,17 +138,17 @@ def _gemma3(metadata: Metadata) -> Fields:
 
 def _phi3(metadata: Metadata) -> Fields:
     size = metadata.get("attention.sliding_window", 0)
-    return {"window": SlidingWindow(size, _layers(metadata, lambda layer: True)) if size else None}
+    return {"window": SlidingWindow(size, tuple(range(metadata.need("block_count")))) if size else None}
 
 
-_SLIDING = frozenset({"attention.sliding_window", "attention.sliding_window_pattern", "rope.freq_base_swa"})
+_SLIDING = frozenset({"attention.sliding_window", "attention.sliding_window_pattern"})
 _CAPS = frozenset({"attn_logit_softcapping", "final_logit_softcapping"})
 ARCHITECTURES = {
     "llama": Architecture(interleaved=True),
     "qwen2": Architecture(),
     "qwen3": Architecture(lambda metadata: {"qk_norm": True}),
     "gemma2": Architecture(_gemma2, reads=_SLIDING | _CAPS),
-    "gemma3": Architecture(_gemma3, reads=_SLIDING | {"final_logit_softcapping"}),
+    "gemma3": Architecture(_gemma3, reads=_SLIDING | {"final_logit_softcapping", "rope.freq_base_swa"}),
     "phi3": Architecture(
         _phi3,
         names=dict.fromkeys(("attention/q", "attention/k", "attention/v"), "blk.{layer}.attn_qkv.weight")
@@ -172,6 +184,16 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "rope.scaling.yarn_log_multiplier": (None, 0.0),
     "use_parallel_residual": (None, False),
 }
+# Metadata that do not change the output whatever they say, each with the reason.
+IGNORED = {
+    "expert_used_count": "of the experts that expert_count says are not there",
+    "rope.scaling.finetuned": "how the model was trained",
+    "tensor_data_layout": "where the weights were converted from; llama.cpp does not read it",
+    **dict.fromkeys(
+        ("rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"),
+        "parts of a stretching, read where rope.scaling.type asks for them",
+    ),
+}
 
 
 def find_architecture(metadata: Metadata) -> Architecture:
@@ -185,19 +207,39 @@ def find_architecture(metadata: Metadata) -> Architecture:
         known = ", ".join(ARCHITECTURES)
         raise ValueError(f"architecture {metadata.architecture!r} is not supported; use a GGUF file of one of {known}")
     for key, neutral in _NEUTRAL.items():
-        value = metadata.entries.get(f"{metadata.architecture}.{key}")
+        value = metadata.own.get(key)
         if key not in found.reads and value not in neutral:
-            raise ValueError(f"{metadata.architecture}.{key}={value!r} is not implemented; use a model without it")
+            raise _refusal(metadata, key, value)
+    for key in _INTEGERS & metadata.own.keys():
+        check_type(f"{metadata.architecture}.{key}", metadata.get(key), (int,), "; convert the model to GGUF again")
     return found
 
 
-def read_config(metadata: Metadata, architecture: Architecture, max_length: int, **run: Any) -> ModelConfig:
+def check_read(metadata: Metadata) -> None:
+    """Refuse entries of the architecture that nobody looked at, once its config has been read.
+
+    Raises:
+      ValueError: one is neither read nor among those that change nothing.
+    """
+    neutral = {key for key, values in _NEUTRAL.items() if metadata.own.get(key) in values}
+    for key, value in metadata.own.items():
+        if key not in metadata.read | neutral | IGNORED.keys():
+            raise _refusal(metadata, key, value)
+
+
+def _refusal(metadata: Metadata, key: str, value: Any) -> ValueError:
+    return ValueError(
+        f"{metadata.architecture}.{key}={value!r} is not implemented and may change what the model computes; "
+        "use a model without it"
+    )
+
+
+def read_config(metadata: Metadata, architecture: Architecture, run: Mapping[str, Any]) -> ModelConfig:
     """Describe the model of a file.
 
     Args:
       metadata: of the file.
       architecture: its row.
-      max_length: cap on the file's own context length.
       run: the fields of `ModelConfig` that a file does not set.
 
     Raises:
@@ -221,7 +263,6 @@ def read_config(metadata: Metadata, architecture: Architecture, max_length: int,
         rope_theta=metadata.get("rope.freq_base", 10_000.0),
         norm_eps=metadata.need("attention.layer_norm_rms_epsilon"),
         tied_head=TENSOR_NAMES["head"] not in stored,
-        max_length=min(max_length, metadata.need("context_length")),
         rope=_rope(metadata, head_dim),
         qkv_bias=TENSOR_NAMES["attention/q_bias"].format(layer=0) in stored,
         out_bias=TENSOR_NAMES["attention/o_bias"].format(layer=0) in stored,
@@ -233,6 +274,8 @@ def read_config(metadata: Metadata, architecture: Architecture, max_length: int,
 
 def _rope(metadata: Metadata, head_dim: int) -> Rope:
     turned = metadata.get("rope.dimension_count", head_dim)
+    if turned % 2:
+        raise ValueError(f"rope.dimension_count={turned} must be even; convert the model to GGUF again")
     features = None if turned == head_dim else turned
     plain, short, long = (_factors(metadata, name) for name in FREQUENCY_FACTORS)
     factor = metadata.get("rope.scaling.factor", 0.0) or 1.0

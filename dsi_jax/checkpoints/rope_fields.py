@@ -4,35 +4,24 @@ Older: `rope_theta` and `rope_scaling` stand beside each other. Newer: everythin
 Gemma 3 has once for full and once for sliding layers. As in Transformers, `rope_scaling` wins where both are given.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from dsi_jax.models.config import ROPE_KINDS, Rope
+from dsi_jax.models.config import ROPE_KINDS, Rope, check_type
 
 Fields = Mapping[str, Any]  # config.json, the family's defaults filled in
 
-_KNOWN = frozenset(
-    {
-        "rope_type",
-        "type",
-        "rope_theta",
-        "partial_rotary_factor",
-        "factor",
-        "original_max_position_embeddings",
-        "attention_factor",
-        "beta_fast",
-        "beta_slow",
-        "truncate",
-        "mscale",
-        "mscale_all_dim",
-        "short_factor",
-        "long_factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "finetuned",  # of no consequence
-    }
-)
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("rope_type", "type"), str),
+    **dict.fromkeys(("truncate", "finetuned"), bool),  # the second one says only how the model was trained
+    **dict.fromkeys(("short_factor", "long_factor"), list),
+    **dict.fromkeys(("rope_theta", "partial_rotary_factor", "factor", "attention_factor"), float),
+    **dict.fromkeys(("beta_fast", "beta_slow", "mscale", "mscale_all_dim"), float),
+    **dict.fromkeys(("low_freq_factor", "high_freq_factor"), float),
+    "original_max_position_embeddings": int,
+}
 
 
 def plain_rope(fields: Fields) -> dict[str, Any]:
@@ -62,18 +51,27 @@ def neox_rope(fields: Fields) -> dict[str, Any]:
 
 def gemma3_rope(fields: Fields) -> tuple[dict[str, Any], float]:
     """`rope_theta` and `rope` of the full layers, and the theta of the sliding ones, which are plain."""
-    nested = fields.get("rope_parameters") or {}
-    if unknown := sorted(set(nested) - {"full_attention", "sliding_attention"}):
-        raise ValueError(f"rope_parameters {unknown} are not implemented; they are for full or sliding attention")
-    full = (nested.get("full_attention") or {}) | (fields.get("rope_scaling") or {})
-    local = nested.get("sliding_attention") or {}
+    nested = dict(fields.get("rope_parameters") or {})
+    full = (nested.pop("full_attention", None) or {}) | (fields.get("rope_scaling") or {})
+    local = nested.pop("sliding_attention", None) or {}
     for given in (full, local):
         _check_known(given)
         _need_whole(given)
     if _kind(local) != "default":
         raise ValueError(f"rope type {_kind(local)!r} of sliding layers is not implemented; use plain ones there")
     theta = _theta(full, fields["rope_theta"])
+    _check_flat(nested, theta)
     return {"rope_theta": theta, "rope": _rope(fields, full)}, _theta(local, fields["rope_local_base_freq"])
+
+
+def _check_flat(given: Fields, theta: float) -> None:
+    """Refuse what stands in `rope_parameters` beside its two kinds of layers, where Transformers passes over it."""
+    _check_known(given)
+    if _kind(given) != "default" or _theta(given, theta) != theta:
+        raise ValueError(
+            f"rope_parameters {dict(given)} belong neither to full_attention nor to sliding_attention, so that "
+            f"Transformers passes over them and turns full layers by rope_theta={theta}; put them under full_attention"
+        )
 
 
 def longest(fields: Fields, length: int) -> int:
@@ -92,8 +90,11 @@ def _given(fields: Fields) -> Fields:
 
 
 def _check_known(given: Fields) -> None:
-    if unknown := sorted(set(given) - _KNOWN):
+    if unknown := sorted(set(given) - set(_KINDS)):
         raise ValueError(f"rotary field {unknown[0]}={given[unknown[0]]!r} is not implemented; use a model without it")
+    for name, value in given.items():
+        if value is not None:
+            check_type(name, value, (_KINDS[name],), "; correct it in the file, or fetch the file again")
 
 
 def _need_whole(given: Fields) -> None:
@@ -115,42 +116,59 @@ def _rope(fields: Fields, given: Fields, partial: float | None = None) -> Rope:
     kind, length = _kind(given), fields["max_position_embeddings"]
     if kind not in ROPE_KINDS:
         raise ValueError(f"rope type {kind!r} is not implemented; known are {', '.join(ROPE_KINDS)}")
-    features = _features(fields, partial)
+    plain = Rope(features=_features(fields, partial))
     if kind == "default":
-        return Rope(features=features)
-    if kind == "dynamic":
-        return Rope(kind, features, _number(given, "factor"), length)
-    if kind == "linear":
-        return Rope(kind, features, _number(given, "factor"))
-    original = fields.get("original_max_position_embeddings") or given.get("original_max_position_embeddings") or length
-    if kind == "llama3":
-        low, high = _number(given, "low_freq_factor"), _number(given, "high_freq_factor")
-        return Rope(
-            kind, features, _number(given, "factor"), original, low_frequency_factor=low, high_frequency_factor=high
-        )
-    if kind == "yarn" and "factor" not in given:
+        return plain
+    own = fields.get("original_max_position_embeddings") or given.get("original_max_position_embeddings")
+    return _STRETCHINGS[kind](plain, given, own or length, length)
+
+
+def _linear(plain: Rope, given: Fields, original: int, length: int) -> Rope:
+    del original, length
+    return dataclasses.replace(plain, kind="linear", factor=_number(given, "factor"))
+
+
+def _dynamic(plain: Rope, given: Fields, original: int, length: int) -> Rope:
+    del original  # Transformers takes the whole length
+    return dataclasses.replace(plain, kind="dynamic", factor=_number(given, "factor"), original_length=length)
+
+
+def _llama3(plain: Rope, given: Fields, original: int, length: int) -> Rope:
+    del length
+    low, high = _number(given, "low_freq_factor"), _number(given, "high_freq_factor")
+    bounds = {"low_frequency_factor": low, "high_frequency_factor": high, "original_length": original}
+    return dataclasses.replace(plain, kind="llama3", factor=_number(given, "factor"), **bounds)
+
+
+def _longrope(plain: Rope, given: Fields, original: int, length: int) -> Rope:
+    return dataclasses.replace(
+        plain,
+        kind="longrope",
+        factor=given.get("factor") or length / original,
+        original_length=original,
+        attention_factor=given.get("attention_factor"),
+        short_factors=_need(given, "short_factor"),
+        long_factors=_need(given, "long_factor"),
+    )
+
+
+def _yarn(plain: Rope, given: Fields, original: int, length: int) -> Rope:
+    if "factor" not in given:  # null means the quotient of the lengths
         raise ValueError("rope type 'yarn' lacks factor; fetch the file again")
-    factor = given.get("factor") or length / original
-    if kind == "longrope":
-        return Rope(
-            kind,
-            features,
-            factor,
-            original,
-            attention_factor=given.get("attention_factor"),
-            short_factors=_need(given, "short_factor"),
-            long_factors=_need(given, "long_factor"),
-        )
-    return Rope(
-        kind,
-        features,
-        factor,
-        original,
+    factor = given["factor"] or length / original
+    return dataclasses.replace(
+        plain,
+        kind="yarn",
+        factor=factor,
+        original_length=original,
         attention_factor=_yarn_amplitude(given, factor),
         beta_fast=given.get("beta_fast") or 32.0,
         beta_slow=given.get("beta_slow") or 1.0,
         truncate=given.get("truncate", True),
     )
+
+
+_STRETCHINGS = {"linear": _linear, "dynamic": _dynamic, "llama3": _llama3, "longrope": _longrope, "yarn": _yarn}
 
 
 def _features(fields: Fields, partial: float | None) -> int | None:

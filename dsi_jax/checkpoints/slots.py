@@ -12,18 +12,23 @@ them as an offset from one (Gemma's in Hugging Face layout) are read with one ad
 """
 
 import dataclasses
+import functools
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 
 from dsi_jax.models.config import ModelConfig
+from dsi_jax.models.parameters import BLOCK, input_axes, parameter_shapes
 
 TreePath = tuple[str, ...]  # where a leaf stands in the parameter tree of `models.transformer.Transformer`
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+CHECKED_AT_ONCE = 1 << 20  # numbers whose finiteness is looked at together, so that no second tensor is held
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +37,6 @@ class Slot:
 
     path: TreePath
     shape: tuple[int, ...]
-    stored_shape: tuple[int, ...]  # in a checkpoint file, where a projection is one [out, in] matrix
     key: str  # the path without its block, such as "attention/q"
     layer: int | None = None  # of a leaf inside a block
 
@@ -44,69 +48,39 @@ class Slot:
     @property
     def transposed(self) -> bool:
         """Whether this is a projection, which the tree holds as [in, out] and a checkpoint as [out, in]."""
-        return self.key.split("/")[0] in ("attention", "mlp") and len(self.stored_shape) == 2
+        return self.layer is not None and bool(self.inputs)
 
     @property
     def inputs(self) -> tuple[int, ...]:
         """Axes of the leaf that products sum over; none for what is not a matrix."""
-        if self.key in ("embedding", "head"):
-            return (1,)
-        return ((0, 1) if self.key == "attention/o" else (0,)) if self.transposed else ()
+        return input_axes(self.path)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape in a checkpoint file, where a projection is one [out, in] matrix and a bias one vector."""
+        if self.transposed:
+            split = len(self.inputs)
+            return math.prod(self.shape[split:]), math.prod(self.shape[:split])
+        return (math.prod(self.shape),) if self.layer is not None else self.shape
 
 
-def parameter_slots(config: ModelConfig) -> list[Slot]:
-    """List the leaves of the parameter tree: tables, final norm, then the blocks."""
-    c = config
-    table = (c.vocab_size, c.width)
-    outer = {"embedding": (table, table)}
-    if c.learned_positions is not None:
-        outer["positions"] = ((c.learned_positions, c.width),) * 2
-    if not c.tied_head:
-        outer["head"] = (table, table)
-    outer |= _norm("final_norm", c.width, c)
-    block = _attention(c) | _mlp(c)
-    for name in ("attention_norm", "mlp_norm", *(("attention_post_norm", "mlp_post_norm") if c.post_norms else ())):
-        block |= _norm(name, c.width, c)
-    slots = [Slot(tuple(key.split("/")), *shapes, key) for key, shapes in outer.items()]
-    for layer in range(c.layers):
-        for key, shapes in block.items():
-            slots.append(Slot((f"block_{layer}", *key.split("/")), *shapes, key, layer))
-    return slots
+@functools.lru_cache(maxsize=32)
+def parameter_slots(config: ModelConfig) -> tuple[Slot, ...]:
+    """List the leaves of the parameter tree: tables and final norm, then the blocks."""
+    blocks = {BLOCK.format(layer=layer): layer for layer in range(config.layers)}
+    slots = []
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(parameter_shapes(config)):
+        path = tuple(key.key for key in keys)
+        layer = blocks.get(path[0])
+        slots.append(Slot(path, leaf.shape, "/".join(path if layer is None else path[1:]), layer))
+    return tuple(sorted(slots, key=lambda slot: -1 if slot.layer is None else slot.layer))
 
 
-Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]  # key -> shape in the tree, shape in a file
-
-
-def _norm(name: str, size: int, c: ModelConfig) -> Shapes:
-    kinds = ("scale", "bias") if c.norm == "layer" else ("scale",)
-    return {f"{name}/{kind}": ((size,), (size,)) for kind in kinds}
-
-
-def _attention(c: ModelConfig) -> Shapes:
-    slots: Shapes = {}
-    for name, heads in (("q", c.heads), ("k", c.kv_heads), ("v", c.kv_heads)):
-        rows = heads * c.head_dim
-        slots[f"attention/{name}"] = ((c.width, heads, c.head_dim), (rows, c.width))
-        if c.qkv_bias:
-            slots[f"attention/{name}_bias"] = ((heads, c.head_dim), (rows,))
-        if c.qk_norm and name != "v":
-            slots[f"attention/{name}_norm/scale"] = ((c.head_dim,), (c.head_dim,))
-    slots["attention/o"] = ((c.heads, c.head_dim, c.width), (c.width, c.heads * c.head_dim))
-    if c.out_bias:
-        slots["attention/o_bias"] = ((c.width,), (c.width,))
-    return slots
-
-
-def _mlp(c: ModelConfig) -> Shapes:
-    slots: Shapes = {}
-    for name in ("gate", "up") if c.gated_mlp else ("up",):
-        slots[f"mlp/{name}"] = ((c.width, c.mlp_width), (c.mlp_width, c.width))
-        if c.mlp_bias:
-            slots[f"mlp/{name}_bias"] = ((c.mlp_width,), (c.mlp_width,))
-    slots["mlp/down"] = ((c.mlp_width, c.width), (c.width, c.mlp_width))
-    if c.mlp_bias:
-        slots["mlp/down_bias"] = ((c.width,), (c.width,))
-    return slots
+def insert(tree: dict[str, Any], path: TreePath, leaf: Any) -> None:
+    """Put a leaf into nested dicts, which are made as needed."""
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = leaf
 
 
 def stream_slots(
@@ -126,7 +100,7 @@ def stream_slots(
       wanted: which leaves to read; None: all.
 
     Raises:
-      ValueError: a stored tensor has another shape than the config asks for.
+      ValueError: a stored tensor has another shape than the config asks for, or numbers that are not finite.
     """
     for slot in parameter_slots(config):
         if wanted is not None and not wanted(slot.path):
@@ -137,7 +111,19 @@ def stream_slots(
 
 def _checked(stored: np.ndarray, slot: Slot, name: str, file: Any) -> np.ndarray:
     check_shape(file, name, stored.shape, slot.stored_shape)
+    check_finite(file, name, stored)
     return stored
+
+
+def check_finite(file: Any, name: str, values: np.ndarray) -> None:
+    """Raise `ValueError` if a tensor holds NaN or infinity: every logit, and with it every token, would be wrong."""
+    step = max(1, CHECKED_AT_ONCE * len(values) // max(values.size, 1))  # rows of the first axis
+    for begin in range(0, len(values), step):
+        if not np.isfinite(values[begin : begin + step]).all():
+            raise ValueError(
+                f"{file}: tensor {name!r} holds numbers that are not finite (NaN or infinity); "
+                "fetch the checkpoint again, or make it anew"
+            )
 
 
 def check_shape(file: Any, name: str, found: Sequence[int], expected: Sequence[int]) -> None:

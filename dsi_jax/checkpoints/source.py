@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from dsi_jax.checkpoints.slots import TreePath, parameter_slots
+from dsi_jax.checkpoints.slots import TreePath, insert, parameter_slots
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.int8 import Int8, quantise
@@ -71,7 +71,7 @@ def load_params(
                 sharding = _sharding_at(tree, path)
                 placed = jax.device_put(own, _int8_shardings(sharding, leaf, inputs) if inputs else sharding)
                 jax.block_until_ready(placed)  # or the host would run ahead and hold many tensors at once
-                _insert(params, path, placed)
+                insert(params, path, placed)
                 del own, placed
             del leaf
             bar.update()
@@ -95,9 +95,3 @@ def _int8_shardings(kernel: jax.sharding.Sharding | None, leaf: Int8, inputs: tu
     axes = [*kernel.spec, *[None] * (leaf.values.ndim - len(kernel.spec))]
     outputs = [axis for number, axis in enumerate(axes) if number not in inputs]
     return Int8(kernel, NamedSharding(kernel.mesh, PartitionSpec(*outputs)))
-
-
-def _insert(tree: dict[str, Any], path: TreePath, leaf: jax.Array) -> None:
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = leaf

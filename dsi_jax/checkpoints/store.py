@@ -5,7 +5,6 @@ for each table and each block, so that an interrupted conversion can go on. Both
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -17,14 +16,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax.linen import meta
 
-from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, parameter_slots
+from dsi_jax.checkpoints.choices import DEFAULTS, run_fields
+from dsi_jax.checkpoints.files import digest_of, digests_of, write_json, writing
+from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, check_finite, insert, parameter_slots
 from dsi_jax.checkpoints.source import Shardings, load_params
-from dsi_jax.checkpoints.tokenizer import TextTokenizer, load_tokenizer_json
+from dsi_jax.checkpoints.tokenizer import END_OF_TEXT, TextTokenizer, load_tokenizer_json
 from dsi_jax.models.config import ModelConfig
 
 ONE_CHECKPOINT, IN_PARTS = 1, 2  # format versions
 CONFIG, PARAMS, TOKENIZER = "config.json", "params", "tokenizer.json"
-END_OF_TEXT = "<|endoftext|>"  # ends a text of the tokenizers that this project makes
+DESCRIPTION_BYTES = 1 << 16  # of the files that describe params, at most
 GROUP_BYTES = 64 << 20  # leaves restored together; a larger one comes alone
 
 
@@ -45,6 +46,7 @@ def save(
 
     Raises:
       FileExistsError: the directory holds something and `overwrite` is false, or what it holds is no model.
+      OSError: the disk is full, or does not let itself be written.
       ValueError: the params do not fit the config.
     """
     directory = Path(directory).absolute()
@@ -53,13 +55,18 @@ def save(
     clear(directory, overwrite)
     if storage_dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(storage_dtype), params)
-    digests = save_tree(directory / PARAMS, params)
+    try:
+        digests = save_tree(directory / PARAMS, params)
+    except OSError:
+        for begun in directory.glob(f"{PARAMS}*"):
+            shutil.rmtree(begun, ignore_errors=True)
+        raise
     write_header(directory, {"format_version": ONE_CHECKPOINT, "model": dataclasses.asdict(config), "sha256": digests})
 
 
 def save_tree(directory: Path, tree: Any) -> dict[str, str]:
     """Write one orbax checkpoint; returns the SHA-256 of its files by name."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    with writing(directory), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory, tree)
     _forget_path(directory)
     return digests_of(directory)
@@ -68,13 +75,6 @@ def save_tree(directory: Path, tree: Any) -> dict[str, str]:
 def write_header(directory: Path, fields: Mapping[str, Any]) -> None:
     """Write `config.json`, which makes a directory a model: it comes last, and whole or not at all."""
     write_json(directory / CONFIG, fields)
-
-
-def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write a file, or leave the old one as it is."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
 
 
 def clear(directory: Path, overwrite: bool) -> None:
@@ -92,15 +92,6 @@ def clear(directory: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{directory} holds something that is no model; choose another directory")
     (directory / CONFIG).unlink()
     shutil.rmtree(directory / PARAMS, ignore_errors=True)
-
-
-def digests_of(directory: Path) -> dict[str, str]:
-    """Give the SHA-256 of every file below a directory, by sorted relative POSIX name."""
-    digests = {}
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            digests[path.relative_to(directory).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
 
 
 def _check_shapes(config: ModelConfig, params: Any) -> None:
@@ -159,6 +150,38 @@ class StoreSource:
                 return read_tokenizer(path, self.header.get("tokenizer"))
         return None
 
+    def check_shapes(self) -> None:
+        """Raise `ValueError` unless the params are, by name and shape, those that the config asks for."""
+        found = self._described()
+        wanted = _shapes(self.config)
+        for path in sorted(found.keys() | wanted.keys()):
+            if found.get(path) != wanted.get(path):
+                held = f"has shape {list(found[path])}" if path in found else "is missing"
+                asked = f"shape {list(wanted[path])}" if path in wanted else "none"
+                raise ValueError(
+                    f"{self.directory}: tensor {'/'.join(path)!r} {held} where {CONFIG} asks for {asked}; "
+                    "save the model again"
+                )
+
+    def _described(self) -> dict[TreePath, tuple[int, ...]]:
+        """Shapes of the params, as their checkpoints describe them."""
+        check_digests(self.directory, self.header["sha256"], DESCRIPTION_BYTES)  # orbax fails noisily on damaged ones
+        found: dict[TreePath, tuple[int, ...]] = {}
+        in_parts = self.header["format_version"] == IN_PARTS
+        names = sorted({name.split("/")[0] for name in self.header["sha256"]}) if in_parts else [""]
+        with ocp.StandardCheckpointer() as checkpointer:
+            for name in names:
+                found |= self._described_part(checkpointer, name)
+        return found
+
+    def _described_part(self, checkpointer: ocp.StandardCheckpointer, name: str) -> dict[TreePath, tuple[int, ...]]:
+        try:
+            tree = checkpointer.metadata(self.directory / PARAMS / name).item_metadata.tree
+        except Exception as error:  # orbax and json each raise their own kinds
+            raise _unreadable(self.directory, error) from None
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {tuple(key.key for key in path): tuple(leaf.shape) for path, leaf in leaves}
+
     def _parts(self) -> list[tuple[str, list[Slot]]]:
         slots = parameter_slots(self.config)
         if self.header["format_version"] == ONE_CHECKPOINT:
@@ -175,15 +198,10 @@ class StoreSource:
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
                 tree = checkpointer.restore(part, args=ocp.args.PyTreeRestore(item=item, restore_args=kinds))
         except Exception as error:  # orbax, tensorstore and json each raise their own kinds
-            kind, where = type(error).__name__, self.directory
-            raise ValueError(f"params in {where} cannot be read ({kind}); copy or save the model again") from None
+            raise _unreadable(self.directory, error) from None
         for slot in group:
             leaf = _take(tree, slot.path)
-            if leaf.shape != slot.shape:
-                raise ValueError(
-                    f"{self.directory}: tensor {'/'.join(slot.path)!r} has shape {list(leaf.shape)} where the config "
-                    f"asks for {list(slot.shape)}; save the model again"
-                )
+            check_finite(self.directory, "/".join(slot.path), leaf)
             yield slot.path, leaf.astype(np.float32 if slot.of_norm else DTYPES[self.config.dtype], copy=False)
 
 
@@ -192,18 +210,26 @@ def open_store(directory: str | Path, **chosen: Any) -> StoreSource:
 
     Args:
       directory: as written by `save` or `convert`.
-      chosen: fields of the config to open it with, such as `dtype`.
+      chosen: see `choices.run_fields`; what is not chosen is the config's own.
 
     Raises:
       FileNotFoundError: the directory holds no model.
-      ValueError: its config is damaged, of another format version, or has missing or unknown fields.
+      ValueError: its config is damaged, of another format version, has missing or unknown fields, or contradicts the
+        params; or the choice is impossible.
     """
     directory = Path(directory).absolute()
     header = _read_header(directory)
-    config = dataclasses.replace(_config_of(directory, header), **chosen)
+    config = _chosen(_config_of(directory, header), chosen)
     if not (directory / PARAMS).is_dir():
         raise FileNotFoundError(f"no params in {directory}: {PARAMS}/ is missing; copy or save the model again")
-    return StoreSource(directory, config, header)
+    source = StoreSource(directory, config, header)
+    source.check_shapes()
+    return source
+
+
+def _chosen(config: ModelConfig, chosen: Mapping[str, Any]) -> ModelConfig:
+    own = {name: getattr(config, name) for name in DEFAULTS}
+    return dataclasses.replace(config, **run_fields(chosen, config.trained_length, own))
 
 
 def load_config(directory: str | Path) -> ModelConfig:
@@ -284,12 +310,25 @@ def _config_of(directory: Path, header: Mapping[str, Any]) -> ModelConfig:
         raise ValueError(f"{directory}/{CONFIG} does not describe a model ({error}); save the model again") from None
 
 
-def check_digests(directory: Path, expected: Mapping[str, str]) -> None:
-    """Raise `ValueError` unless the params' files are those that were written; further files do not matter."""
-    found = digests_of(directory / PARAMS)
+def _unreadable(directory: Path, error: Exception) -> ValueError:
+    return ValueError(f"params in {directory} cannot be read ({type(error).__name__}); copy or save the model again")
+
+
+def check_digests(directory: Path, expected: Mapping[str, str], largest: int | None = None) -> None:
+    """Raise `ValueError` unless the params' files are those that were written; further files do not matter.
+
+    Args:
+      directory: of the model.
+      expected: SHA-256 by name.
+      largest: bytes of a file up to which it is read; of larger ones it is enough that they are there. None: no bound.
+    """
     for name, digest in expected.items():
-        if found.get(name) != digest:
-            state = "changed" if name in found else "missing"
+        path = directory / PARAMS / name
+        there = path.is_file()
+        if there and largest is not None and path.stat().st_size > largest:
+            continue
+        if not there or digest_of(path) != digest:
+            state = "changed" if there else "missing"
             raise ValueError(f"params in {directory} are damaged: {name} is {state}; copy or save the model again")
 
 
@@ -312,13 +351,6 @@ def _groups(slots: list[Slot], wanted: Callable[[TreePath], bool] | None) -> Ite
         size += bytes_
     if group:
         yield group
-
-
-def insert(tree: dict[str, Any], path: TreePath, leaf: Any) -> None:
-    """Put a leaf into nested dicts, which are made as needed."""
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = leaf
 
 
 def _take(tree: Any, path: TreePath) -> np.ndarray:

@@ -4,6 +4,7 @@ Plain reads instead of memory maps: pages of a map count as memory of the proces
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,3 +49,16 @@ class StoredTensor:
                     raise ValueError(f"{self.file}: ends inside tensor {self.name!r}; fetch it again")
                 result[first : first + count] = self.decode(raw.reshape(count, self.row_bytes)).reshape(count, *rest)
         return result.reshape(self.shape) if not self.shape else result
+
+
+def same_numbers(left: StoredTensor, right: StoredTensor) -> bool:
+    """Whether two tensors hold the same numbers; reads both until they differ, a block of rows at a time."""
+    if left.shape != right.shape:
+        return False
+    rows, *rest = left.shape or (1,)
+    step = max(1, BLOCK_BYTES // max(4 * math.prod(rest), 1))
+    for begin in range(0, rows, step):
+        end = min(begin + step, rows)
+        if not np.array_equal(left.read(begin=begin, end=end), right.read(begin=begin, end=end)):
+            return False
+    return True

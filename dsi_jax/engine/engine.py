@@ -2,15 +2,14 @@
 
 import dataclasses
 import itertools
-import queue
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from dsi_jax.base import Blocks, Forecast, Plan, Policy, Request, Sampling, Trace
+from dsi_jax.base import Forecast, Plan, Policy, Request, Sampling, Trace
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.config import Config
 from dsi_jax.control import loop
@@ -18,10 +17,11 @@ from dsi_jax.control.record import Task
 from dsi_jax.drafters import Drafter
 from dsi_jax.engine.acceptance import SeenAcceptance
 from dsi_jax.engine.pair import Own, open_pair
+from dsi_jax.engine.plans import make_plan
 from dsi_jax.engine.requests import Asked, Border, NoText, Prompt, StopStrings, as_prompts
 from dsi_jax.engine.result import Result
 from dsi_jax.engine.servers import make_servers
-from dsi_jax.planning.lookahead import choose_blocks
+from dsi_jax.engine.stream import OnText, stream
 from dsi_jax.policies import DSI, NON_SI, find_policy
 from dsi_jax.runtime.backends import BACKENDS
 from dsi_jax.runtime.backends.paced import PacedBackend
@@ -31,7 +31,6 @@ from dsi_jax.simulation.latencies import Latencies
 from dsi_jax.simulation.replay import ideal_traces
 from dsi_jax.telemetry.run import measure
 
-OnText = Callable[[str], None]
 CLOSED = "the engine is closed; make a new one"
 
 
@@ -152,7 +151,7 @@ class Engine:
         """
         if self.tokenizer is None:
             raise ValueError("streaming gives text, and this engine has no tokenizer; use generate")
-        return _stream(lambda on_text: self.generate([prompt], on_text=on_text, **options))
+        return stream(lambda on_text: self.generate([prompt], on_text=on_text, **options))
 
     def check(self, prompt: Prompt, max_new_tokens: int | None = None) -> None:
         """Refuse a prompt that cannot be run, before anything is.
@@ -173,27 +172,11 @@ class Engine:
         concurrency: int = 1,
     ) -> Plan:
         """Resolve how the servers are used; `auto` lookahead is derived from latencies and acceptance rate."""
-        policy, lookahead = find_policy(algorithm), self._border.lookahead(lookahead)
-        sp_degree, width = self.config.mesh.sp_degree, self.model_config.verify_width
-        forecast, auto = self._forecast(latencies, sampling, acceptance), lookahead == "auto"
-        # a window of more than W tokens, the last settled one among them, takes several runs of the program, whose
-        # price the latencies do not tell
-        longest = max(1, width - 1)
-        blocks = choose_blocks(policy, forecast, sp_degree, longest, concurrency) if auto else Blocks(0, lookahead)
-        return Plan(
-            policy,
-            blocks.lookahead,
-            sp_degree,
-            first=blocks.first,
-            forecast=forecast,
-            adapt=auto and policy.adapts,
-            longest=longest,
-            widest=width if auto else max(width, lookahead + 1),
-            verification=self.config.verification,
-            draft_burst=self._drafter.burst or blocks.lookahead,
-            draft_lead=2 * sp_degree * max(width, blocks.lookahead),
-            digest_lag=width,
-            concurrency=concurrency,
+        forecast = self._forecast(latencies, sampling, acceptance)
+        lookahead = self._border.lookahead(lookahead)
+        drafts = self._drafter.burst
+        return make_plan(
+            self.config, self.model_config, find_policy(algorithm), lookahead, forecast, drafts, concurrency
         )
 
     def close(self) -> None:
@@ -373,38 +356,3 @@ class Engine:
         except BaseException:
             self.close()
             raise
-
-
-class _ConsumerLeftError(Exception):
-    """The consumer of a stream went away."""
-
-
-def _stream(generate: Callable[[OnText], Any]) -> Iterator[str]:
-    """Run `generate(on_text)` on a thread of its own; yields its pieces of text."""
-    pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
-    left = threading.Event()
-
-    def on_text(piece: str) -> None:
-        if left.is_set():
-            raise _ConsumerLeftError
-        pieces.put(piece)
-
-    def work() -> None:
-        try:
-            generate(on_text)
-            pieces.put(None)
-        except _ConsumerLeftError:
-            return  # nobody is left to tell
-        except BaseException as error:  # raised again where the pieces are consumed
-            pieces.put(error)
-
-    thread = threading.Thread(target=work, name="dsi-stream", daemon=True)
-    thread.start()
-    try:
-        while (piece := pieces.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-    finally:
-        left.set()
-        thread.join()

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dsi_jax.base import Request, Sampling
-from dsi_jax.checkpoints.tokenizer import StopStrings
+from dsi_jax.checkpoints.stop_strings import StopStrings
+from dsi_jax.checkpoints.tokenizer import need_chat_template
 from dsi_jax.config import Config
-from dsi_jax.engine.pair import Pair
+from dsi_jax.engine.pair import Pair, open_pair
 
 Prompt = str | Sequence[int]
 
@@ -39,10 +40,11 @@ class Border:
 
     def __init__(self, config: Config, pair: Pair):
         self._config = config
-        self._pair = pair
+        self._tokenizer = pair.tokenizer  # and not the pair, which may hold a user's own weights
+        self._max_length = pair.max_length
         self._token_ids = pair.target.config.token_ids
-        if config.chat and pair.tokenizer is not None:
-            pair.tokenizer.check_chat()
+        if config.chat:
+            need_chat_template(self._tokenizer)
 
     def ask(
         self,
@@ -65,9 +67,9 @@ class Border:
         if not isinstance(sampling, Sampling):
             raise ValueError(f"sampling={sampling!r} must be a Sampling, such as Sampling(temperature=0.7, seed=1)")
         request = Request(ids, wanted, sampling, self._eos_ids(eos_ids), reuse_prompt, id)
-        if len(ids) + wanted > self._pair.max_length:
+        if len(ids) + wanted > self._max_length:
             raise ValueError(
-                f"prompt of {len(ids)} tokens + max_new_tokens={wanted} exceed the cache of {self._pair.max_length} "
+                f"prompt of {len(ids)} tokens + max_new_tokens={wanted} exceed the cache of {self._max_length} "
                 "tokens; shorten one of them or raise target.max_length"
             )
         return Asked(request, text)
@@ -82,8 +84,8 @@ class Border:
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if wrong := [text for text in stop if not isinstance(text, str)]:
             raise ValueError(f"stop={wrong[0]!r} must be a text, or several")
-        if self._pair.tokenizer is not None:
-            return StopStrings(self._pair.tokenizer, stop)
+        if self._tokenizer is not None:
+            return StopStrings(self._tokenizer, stop)
         if stop:
             raise ValueError("stop strings need a tokenizer, and this engine has none")
         return NoText()
@@ -97,15 +99,15 @@ class Border:
         lookahead = self._config.lookahead if lookahead is None else lookahead
         if lookahead == "auto":
             return lookahead
-        if not _is_number(lookahead) or not 1 <= lookahead <= self._pair.max_length:
+        if not _is_number(lookahead) or not 1 <= lookahead <= self._max_length:
             raise ValueError(
-                f"lookahead={lookahead!r} must be auto, or an integer from 1 to {self._pair.max_length}, "
+                f"lookahead={lookahead!r} must be auto, or an integer from 1 to {self._max_length}, "
                 "the tokens that the cache holds"
             )
         return int(lookahead)
 
     def _encode(self, prompt: Prompt) -> tuple[tuple[int, ...], str]:
-        tokenizer = self._pair.tokenizer
+        tokenizer = self._tokenizer
         if not isinstance(prompt, str):
             ids = tuple(_integer("token id", token) for token in prompt)
             text = tokenizer.decode(list(ids)) if tokenizer else " ".join(map(str, ids))
@@ -124,13 +126,13 @@ class Border:
         except UnicodeEncodeError as error:
             raise ValueError(f"the prompt is no valid text: {error}; lone surrogates cannot be encoded") from None
         if self._config.chat:
-            return self._pair.tokenizer.encode_chat([{"role": "user", "content": prompt}])
-        return self._pair.tokenizer.encode(prompt)
+            return self._tokenizer.encode_chat([{"role": "user", "content": prompt}])
+        return self._tokenizer.encode(prompt)
 
     def _eos_ids(self, eos_ids: Sequence[int] | None) -> frozenset[int]:
         eos_ids = self._config.eos_ids if eos_ids is None else eos_ids
         if eos_ids is None:
-            return frozenset(self._pair.tokenizer.eos_ids) if self._pair.tokenizer else frozenset()
+            return frozenset(self._tokenizer.eos_ids) if self._tokenizer else frozenset()
         ids = frozenset(_integer("eos_ids", token) for token in eos_ids)
         self._check_ids("in eos_ids", ids)
         return ids
@@ -138,6 +140,20 @@ class Border:
     def _check_ids(self, where: str, ids: Sequence[int] | frozenset[int]) -> None:
         if bad := [token for token in ids if not 0 <= token < self._token_ids]:
             raise ValueError(f"token id {bad[0]} {where} lies outside the vocabulary 0..{self._token_ids - 1}")
+
+
+def check_requests(config: Config, prompts: Sequence[Prompt], max_new_tokens: int | None = None) -> None:
+    """Refuse what a config and its prompts ask for in vain; reads descriptions of the models only, no weights.
+
+    Raises:
+      ValueError: the models do not fit each other, a prompt is empty or too long, or a stop string is empty.
+      FileNotFoundError: a checkpoint is missing.
+    """
+    border = Border(config, open_pair(config))
+    border.follow()
+    border.lookahead(None)
+    for prompt in prompts:
+        border.ask(prompt, max_new_tokens=max_new_tokens)
 
 
 class NoText:

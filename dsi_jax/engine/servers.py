@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from dsi_jax.base import DRAFTER
 from dsi_jax.config import Config
 from dsi_jax.drafters import Context, Drafter
 from dsi_jax.engine.pair import Pair, Side, mesh_of
 from dsi_jax.placement.mesh import carve
+from dsi_jax.runtime.capacity import Holding, check_memory
 from dsi_jax.runtime.programs.model import Model, param_shardings
 from dsi_jax.runtime.servers import DraftServer, TargetServer
 
@@ -32,6 +34,7 @@ def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | Non
     """
     meshes = carve(mesh_of(config, pair), devices)
     target_meshes = {server: mesh for server, mesh in meshes.items() if server != DRAFTER}
+    _check_memory(config, pair, list(target_meshes.values()), meshes.get(DRAFTER))
     targets = _place(pair.target, list(target_meshes.values()))
     drafter = pair.own_drafter or _build_drafter(config, pair, meshes.get(DRAFTER))
     slots, fast = config.concurrency, config.mode == "fast"
@@ -44,13 +47,21 @@ def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | Non
     return Servers(servers, {DRAFTER: ("host",), **names}, drafter)
 
 
-def _place(side: Side, meshes: Sequence[jax.sharding.Mesh]) -> list[Model]:
+def _check_memory(config: Config, pair: Pair, targets: Sequence[Mesh], drafter: Mesh | None) -> None:
+    holdings = [Holding("target", pair.target.config, targets, config.concurrency, config.target.weights)]
+    if drafter is not None:
+        source = config.drafter.model
+        holdings.append(Holding("drafter.model", pair.drafter.config, [drafter], config.concurrency, source.weights))
+    check_memory(holdings)
+
+
+def _place(side: Side, meshes: Sequence[Mesh]) -> list[Model]:
     """Put one copy of the weights on each submesh."""
     replicas = side.load([param_shardings(side.module, mesh) for mesh in meshes])
     return [Model(side.module, params, mesh) for params, mesh in zip(replicas, meshes, strict=True)]
 
 
-def _build_drafter(config: Config, pair: Pair, mesh: jax.sharding.Mesh | None) -> Drafter:
+def _build_drafter(config: Config, pair: Pair, mesh: Mesh | None) -> Drafter:
     (model,) = _place(pair.drafter, [mesh]) if pair.drafter else (None,)
     context = Context(config.drafter, model, config.verification, pair.target.config.token_ids)
     return pair.kind.build(context)

@@ -1,11 +1,17 @@
 """The static description of a decoder: everything that shapes its programs, and nothing that is traced."""
 
 import dataclasses
+import numbers
+import typing
 from collections.abc import Mapping
+from typing import Any
 
 ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")  # gelu: by the error function; gelu_tanh: its approximation
 NORMS = ("rms", "layer")
+LARGEST_LENGTH = 2**30  # positions, which are int32, and room behind them for a padded window
+WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+WORDS |= {list: "a list", dict: "an object of names and values"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +88,7 @@ class ModelConfig:
     norm_eps: float = 1e-5
     tied_head: bool = True  # the output head is the embedding table
     max_length: int = 1024  # positions a cache can hold, prompt and generated tokens together
+    trained_length: int | None = None  # positions that the model was made for, a bound of max_length; None: no bound
     verify_width: int = 16  # W, tokens per run of the verify program
     prefill_width: int | None = None  # tokens per run of the prefill program; None: W, and one program serves both
     dtype: str = "float32"  # of weights, activations and cache; logits are always float32
@@ -110,45 +117,59 @@ class ModelConfig:
         for name, group in (("rope", Rope), ("window", SlidingWindow)):
             if isinstance(getattr(self, name), Mapping):  # as JSON gives it back
                 object.__setattr__(self, name, group(**getattr(self, name)))
+        check_types(self)
+        self._check_sizes()
+        self._check_positions()
+        if self.learned_positions is None:
+            self._check_rotation()
+
+    def _check_sizes(self) -> None:
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width", "max_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+            if not 1 <= getattr(self, name) < 2**31:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1 and less than 2**31")
+        if not 0 <= self.norm_eps < 1:
+            raise ValueError(f"norm_eps={self.norm_eps} must lie in [0, 1)")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
-        if not 1 <= self.verify_width <= self.max_length:
-            raise ValueError(f"verify_width={self.verify_width} must lie in 1..max_length={self.max_length}")
-        if self.prefill_width is not None and not 1 <= self.prefill_width <= self.max_length:
-            raise ValueError(f"prefill_width={self.prefill_width} must lie in 1..max_length={self.max_length}")
         for name, known in (("dtype", ("float32", "bfloat16")), ("norm", NORMS), ("activation", ACTIVATIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not supported; choose {' or '.join(known)}")
         if not 0 <= self.unused_ids < self.vocab_size:
             raise ValueError(f"unused_ids={self.unused_ids} must lie in 0..{self.vocab_size - 1}")
-        self._check_positions()
 
     def _check_positions(self) -> None:
+        for name in ("verify_width", "prefill_width"):
+            width = getattr(self, name)
+            if width is not None and not 1 <= width <= self.max_length:
+                raise ValueError(
+                    f"{name}={width} must lie in 1..max_length={self.max_length}; lower {name} or raise max_length"
+                )
+        for name in ("trained_length", "learned_positions"):
+            bound = getattr(self, name)
+            if bound is not None and self.max_length > bound:
+                raise ValueError(f"max_length={self.max_length} exceeds {name}={bound}; choose at most {bound}")
+        if self.max_length > LARGEST_LENGTH:
+            raise ValueError(f"max_length={self.max_length} exceeds {LARGEST_LENGTH}, as far as int32 counts")
         if self.window is not None and not all(0 <= layer < self.layers for layer in self.window.layers):
             raise ValueError(f"sliding layers {self.window.layers} must lie in 0..{self.layers - 1}")
-        if self.learned_positions is not None:
-            if self.max_length > self.learned_positions:
-                raise ValueError(
-                    f"max_length={self.max_length} exceeds learned_positions={self.learned_positions}; choose less"
-                )
-            return
+
+    def _check_rotation(self) -> None:
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} must be even: rotary embeddings turn pairs of features")
-        rope, turned = self.rope, self.turned_features
-        if turned % 2 or not 2 <= turned <= self.head_dim:
-            raise ValueError(f"rope features={turned} must be even and in 2..head_dim={self.head_dim}")
+        rope, pairs = self.rope, self.rotary_pairs
+        if not 1 <= pairs <= self.head_dim // 2:
+            raise ValueError(f"rope features={rope.features} must lie in 1..head_dim={self.head_dim}")
+        if self.turned_features % 2 and rope.kind not in ("default", "linear"):
+            raise ValueError(f"rope features={rope.features} must be even for {rope.kind}")
         if rope.kind == "dynamic" and self.max_length > rope.original_length:
             raise ValueError(
                 f"max_length={self.max_length}: dynamic NTK changes cached keys beyond {rope.original_length} tokens; "
                 f"open with max_length={rope.original_length}"
             )
-        if rope.kind == "longrope" and {len(rope.short_factors), len(rope.long_factors)} != {turned // 2}:
+        if rope.kind == "longrope" and {len(rope.short_factors), len(rope.long_factors)} != {pairs}:
             raise ValueError(
                 f"longrope has {len(rope.short_factors)} short and {len(rope.long_factors)} long factors "
-                f"where {turned} rotary features need {turned // 2} each"
+                f"where {2 * pairs} rotary features need {pairs} each"
             )
 
     @property
@@ -158,18 +179,29 @@ class ModelConfig:
 
     @property
     def turned_features(self) -> int:
-        """Features of each head that rotary embeddings turn."""
+        """Features of each head that rotary embeddings are made for; of an odd number, one more is turned."""
         return self.head_dim if self.rope.features is None else self.rope.features
 
     @property
-    def parameter_count(self) -> int:
-        """Number of weights, embedding table included."""
-        norm = self.width * (2 if self.norm == "layer" else 1)
-        attention = self.width * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        attention += self.qkv_bias * self.head_dim * (self.heads + 2 * self.kv_heads) + self.out_bias * self.width
-        attention += self.qk_norm * 2 * self.head_dim
-        inner = 2 if self.gated_mlp else 1  # projections into the hidden units
-        mlp = (inner + 1) * self.width * self.mlp_width + self.mlp_bias * (inner * self.mlp_width + self.width)
-        block = attention + mlp + norm * (4 if self.post_norms else 2)
-        tables = (1 if self.tied_head else 2) * self.vocab_size + (self.learned_positions or 0)
-        return self.layers * block + tables * self.width + norm
+    def rotary_pairs(self) -> int:
+        """Pairs of features of each head that rotary embeddings turn."""
+        return -(-self.turned_features // 2)
+
+
+def check_types(record: Any) -> None:
+    """Raise `ValueError` if a field of a dataclass is not of its annotated type."""
+    for name, hint in typing.get_type_hints(type(record)).items():
+        check_type(name, getattr(record, name), typing.get_args(hint) or (hint,))
+
+
+def check_type(name: str, value: Any, kinds: tuple[type, ...], remedy: str = "") -> None:
+    """Raise `ValueError` if a value is of none of the kinds; an integer may stand for a number."""
+    if not any(_is_a(value, kind) for kind in kinds):
+        wanted = " or ".join(WORDS.get(kind, kind.__name__) for kind in kinds)
+        raise ValueError(f"{name}={value!r} must be {wanted}{remedy}")
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a value may stand where a kind is asked for: an integer for a number, but no boolean for either."""
+    wider = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
+    return isinstance(value, wider) and (kind is bool or not isinstance(value, bool))

@@ -36,17 +36,18 @@ Servers: window j + SP finds a server only when window j has returned, l_{j+SP} 
 The running draft cannot be preempted either; that is the business of the waiting rule (`waiting.py`).
 """
 
+import collections
 import math
 
 from dsi_jax.base import Blocks, Forecast
-from dsi_jax.planning.epochs import HAIR, Node, Sliced, expected_epoch, inherited_delay, run
+from dsi_jax.planning.epochs import HAIR, Conditions, Sliced, expected_epoch, inherited_delay, run
 
 LONGEST = 200  # the paper searches lookaheads in 1..200
 _SHORTLIST = 10
 _PER_FIRST = 2
 _CLOSE = 1.1  # a rule whose epochs (1) takes for 10 % longer than the best one's is not played
 _REMEMBERED = 4096  # derived rules
-_derived: dict[tuple[Node, int, int], Blocks] = {}
+_derived: dict[tuple[Conditions, int, int], Blocks] = {}
 
 
 def smallest_sufficient_lookahead(target_s: float, drafter_s: float, sp_degree: int) -> int:
@@ -79,42 +80,49 @@ def derive_blocks(forecast: Forecast, sp_degree: int, longest: int = LONGEST) ->
     step = min(smallest_sufficient_lookahead(forecast.target_s, forecast.drafter_s, sp_degree), longest)
     # three digits of m and two of a are more than an estimate can tell, and running ones are found again
     m = float(f"{forecast.target_s / forecast.drafter_s:.3g}")
-    node = Node(m, min(round(forecast.acceptance, 2), 0.995), sp_degree)
-    if (node, step, longest) not in _derived:
-        rule = yield from _derive(node, step, longest)
+    given = Conditions(m, min(round(forecast.acceptance, 2), 0.995), sp_degree)
+    if (given, step, longest) not in _derived:
+        rule = yield from _derive(given, step, longest)
         if len(_derived) >= _REMEMBERED:
             _derived.clear()
-        _derived[node, step, longest] = rule
-    return _derived[node, step, longest]
+        _derived[given, step, longest] = rule
+    return _derived[given, step, longest]
 
 
-def _derive(node: Node, step: int, longest: int) -> Sliced[Blocks]:
-    if node.m < 2 or (step == 1 and node.sp_degree > 1):
+def _derive(given: Conditions, step: int, longest: int) -> Sliced[Blocks]:
+    if given.m < 2 or (step == 1 and given.sp_degree > 1):
         return Blocks(0, step)  # (2) at k = 1; and a drafter half as slow as the target has no drafts to wait for
     lengths = {}
-    for rule in _candidates(node, step, longest):
-        lengths[rule] = yield from expected_epoch(node, rule)
+    for rule in _candidates(given, step, longest):
+        lengths[rule] = yield from expected_epoch(given, rule)
     best, best_length = None, math.inf
     for rule in _shortlist(lengths):
-        length = lengths[rule] + (yield from inherited_delay(node, rule))
+        length = lengths[rule] + (yield from inherited_delay(given, rule))
         if length < best_length:
             best, best_length = rule, length
     return best
 
 
-def _candidates(node: Node, step: int, longest: int) -> list[Blocks]:
-    if node.sp_degree == 1:  # no window is sent while another is under way; the next one judges a draft less by itself
-        return [Blocks(first, first + 1) for first in _grid(min(math.ceil(node.m), longest))]
+def _candidates(given: Conditions, step: int, longest: int) -> list[Blocks]:
+    if given.sp_degree == 1:  # no window is sent while another is under way; the next one judges a draft less by itself
+        return [Blocks(first, first + 1) for first in _grid(min(math.ceil(given.m), longest))]
     return [Blocks(first, k) for k in _grid(min(step + 1, longest))[1:] for first in _grid(k)]
 
 
 def _shortlist(lengths: dict[Blocks, float]) -> list[Blocks]:
     """The rules that are worth playing, by their lengths (1)."""
     ranked = sorted(lengths, key=lengths.__getitem__)
-    close = [rule for rule in ranked if lengths[rule] <= _CLOSE * lengths[ranked[0]]]
+    longest = _CLOSE * lengths[ranked[0]]
+    kept: list[Blocks] = []
     # what is inherited depends on `first` most of all, so no value of it may crowd out the others
-    kept = [rule for i, rule in enumerate(close) if sum(rule.first == r.first for r in close[:i]) < _PER_FIRST]
-    return kept[:_SHORTLIST]
+    same_first: collections.Counter[int] = collections.Counter()
+    for rule in ranked:
+        if len(kept) == _SHORTLIST or lengths[rule] > longest:
+            break
+        if same_first[rule.first] < _PER_FIRST:
+            kept.append(rule)
+        same_first[rule.first] += 1
+    return kept
 
 
 def _grid(largest: int) -> list[int]:

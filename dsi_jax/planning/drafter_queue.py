@@ -56,3 +56,8 @@ class DrafterQueue:
     def done_at(self, drafter_s: float) -> float:
         """When the drafter will be done with all of it, if a draft token takes `drafter_s`."""
         return round(self._begun + sum([asked.count for asked in self._asked.values()]) * drafter_s, CLOCK_DIGITS)
+
+    def running_for(self, now: float) -> float:
+        """Seconds per token that the Draft under way has taken already."""
+        first = next(iter(self._asked.values()), None)
+        return (now - self._begun) / first.count if first else 0.0

@@ -7,6 +7,7 @@ Playing is work for the host. What plays many windows is therefore a generator: 
 played since, so that its caller can leave off and go on later (`run` does not).
 """
 
+import bisect
 import collections
 import itertools
 import math
@@ -46,19 +47,19 @@ class Window(NamedTuple):
     begun: float  # draft i ends at begun + i, by the drafter's pauses until it was sent
 
 
-class Node(NamedTuple):
-    """What an epoch is played on."""
+class Conditions(NamedTuple):
+    """What an epoch depends on, besides the rule."""
 
     m: float  # latency of a target forward in draft tokens, t / c
     acceptance: float
     sp_degree: int
 
 
-def windows(node: Node, rule: Blocks, residual: float = 0.0, busy: Sequence[float] = ()) -> Iterator[Window]:
+def windows(given: Conditions, rule: Blocks, residual: float = 0.0, busy: Sequence[float] = ()) -> Iterator[Window]:
     """Play an epoch without end.
 
     Args:
-      node: where.
+      given: the conditions.
       rule: how many drafts a window waits for.
       residual: until the drafter is done with the void draft that is running as the epoch begins.
       busy: when the servers were sent their last windows, in order.
@@ -67,15 +68,15 @@ def windows(node: Node, rule: Blocks, residual: float = 0.0, busy: Sequence[floa
     due, drafts, unnoticed = rule.first, -1, 1.0
     under_way: collections.deque[Window] = collections.deque()
     while True:
-        free = sent[-node.sp_degree] + node.m if len(sent) >= node.sp_degree else 0.0
+        free = sent[-given.sp_degree] + given.m if len(sent) >= given.sp_degree else 0.0
         at = _sent_at(begun, due, free)
         while under_way and under_way[0].returns < at:
-            begun += _pause(node, under_way.popleft(), begun)
+            begun += _pause(given, under_way.popleft(), begun)
             at = _sent_at(begun, due, free)
         judged, drafts = drafts, max(0, math.floor(at - begun + HAIR))
-        right = node.acceptance ** (drafts - judged)
+        right = given.acceptance ** (drafts - judged)
         unnoticed *= right
-        window = Window(at, at + node.m, drafts, right, unnoticed, begun)
+        window = Window(at, at + given.m, drafts, right, unnoticed, begun)
         yield window
         under_way.append(window)
         sent.append(at)
@@ -87,24 +88,24 @@ def _sent_at(begun: float, due: int, free: float) -> float:
     return max(begun + due if due else 0.0, free, 0.0)
 
 
-def _pause(node: Node, window: Window, begun: float) -> float:
+def _pause(given: Conditions, window: Window, begun: float) -> float:
     """How long the drafter pauses for a window's verdict rather than begin a draft before it."""
     wait = (window.returns - begun) % 1
-    pauses = window.returns > begun and worth_waiting(wait, node.m, 1, window.right, False, node.sp_degree)
+    pauses = window.returns > begun and worth_waiting(wait, given.m, 1, window.right, False, given.sp_degree)
     return wait if pauses else 0.0
 
 
-def left_running(node: Node, window: Window) -> float:
+def left_running(given: Conditions, window: Window) -> float:
     """How much of a draft is left to run when a window returns."""
     running = (window.returns - window.begun) % 1
-    paused = worth_waiting(running, node.m, 1, window.right, False, node.sp_degree)
+    paused = worth_waiting(running, given.m, 1, window.right, False, given.sp_degree)
     return 0.0 if running < HAIR or paused else 1 - running
 
 
-def expected_epoch(node: Node, rule: Blocks) -> Sliced[float]:
+def expected_epoch(given: Conditions, rule: Blocks) -> Sliced[float]:
     """Expected length (1) of an epoch that finds every server free, in draft tokens."""
-    lengths, unnoticed, last = [node.m], [1.0], 0.0  # before the first window, and after each
-    for count, window in enumerate(itertools.islice(windows(node, rule), 4 * (node.sp_degree + 1)), start=1):
+    lengths, unnoticed, last = [given.m], [1.0], 0.0  # before the first window, and after each
+    for count, window in enumerate(itertools.islice(windows(given, rule), 4 * (given.sp_degree + 1)), start=1):
         if count % SLICE == 0:
             yield SLICE
         lengths.append(lengths[-1] + (window.sent - last) * unnoticed[-1])
@@ -113,7 +114,7 @@ def expected_epoch(node: Node, rule: Blocks) -> Sliced[float]:
         if window.unnoticed < _UNNOTICED:
             break
     yield count % SLICE
-    return lengths[-1] + (_tail(lengths, unnoticed, node.sp_degree) if unnoticed[-1] >= _UNNOTICED else 0.0)
+    return lengths[-1] + (_tail(lengths, unnoticed, given.sp_degree) if unnoticed[-1] >= _UNNOTICED else 0.0)
 
 
 def _tail(lengths: list[float], unnoticed: list[float], sp_degree: int) -> float:
@@ -130,26 +131,31 @@ class Played(NamedTuple):
     residual: float  # until the drafter is done with the draft that is running then
 
 
-def inherited_delay(node: Node, rule: Blocks) -> Sliced[float]:
+def inherited_delay(given: Conditions, rule: Blocks) -> Sliced[float]:
     """How much longer an epoch is for what the one before it leaves running, in draft tokens, on average.
 
     Epochs are played one after the other, with lengths that are quantiles of the geometric distribution. Each finds
     servers and drafter as the last one left them, and is compared with one of the same outcomes that finds them free.
     """
     delay, residual, busy = 0.0, 0.0, []
-    alone = yield from _free_epoch(node, rule)
+    alone = yield from _free_epoch(given, rule)
     for quantile in _QUANTILES:
-        played = yield from _play(node, rule, quantile, residual, busy)
-        delay += played.noticed - next(window.sent for window in alone if window.unnoticed <= quantile)
+        played = yield from _play(given, rule, quantile, residual, busy)
+        delay += played.noticed - alone[_noticing(alone, quantile)].sent
         residual = played.residual
-        busy = [at - (played.noticed + node.m) for at in played.sent[-node.sp_degree :]]
+        busy = [at - (played.noticed + given.m) for at in played.sent[-given.sp_degree :]]
     return delay / EPOCHS
 
 
-def _free_epoch(node: Node, rule: Blocks) -> Sliced[list[Window]]:
+def _noticing(played: list[Window], quantile: float) -> int:
+    """Index of the first window that is at most `quantile` likely to leave a wrong draft unnoticed."""
+    return bisect.bisect_left(played, -quantile, key=lambda window: -window.unnoticed)
+
+
+def _free_epoch(given: Conditions, rule: Blocks) -> Sliced[list[Window]]:
     """The windows of an epoch that finds everything free, as far as any quantile needs them."""
     played: list[Window] = []
-    for window in windows(node, rule):
+    for window in windows(given, rule):
         played.append(window)
         if len(played) % SLICE == 0:
             yield SLICE
@@ -159,17 +165,17 @@ def _free_epoch(node: Node, rule: Blocks) -> Sliced[list[Window]]:
     return played
 
 
-def _play(node: Node, rule: Blocks, quantile: float, residual: float, busy: list[float]) -> Sliced[Played]:
-    """Play an epoch whose wrong draft the first window notices that is at most `quantile` likely to leave it be."""
+def _play(given: Conditions, rule: Blocks, quantile: float, residual: float, busy: list[float]) -> Sliced[Played]:
+    """Play an epoch whose wrong draft is noticed by the window of that quantile (`_noticing`)."""
     sent, noticed, left = list(busy), math.inf, 0.0
-    for count, window in enumerate(windows(node, rule, residual, busy), start=1):
+    for count, window in enumerate(windows(given, rule, residual, busy), start=1):
         if count % SLICE == 0:
             yield SLICE
-        if window.sent > noticed + node.m - HAIR:
+        if window.sent > noticed + given.m - HAIR:
             break
         sent.append(window.sent)
         if window.unnoticed <= quantile and noticed == math.inf:
-            noticed, left = window.sent, left_running(node, window)
+            noticed, left = window.sent, left_running(given, window)
     yield count % SLICE
     return Played(noticed, sent, left)
 

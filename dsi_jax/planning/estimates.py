@@ -13,9 +13,9 @@ from dsi_jax.base import Forecast
 _PRIOR_RUNS, _RUNS_KEPT = 8, 32  # measurements that a forecast is worth; what lies further back counts less and less
 _PRIOR_DRAFTS, _DRAFTS_KEPT = 16, 128  # the same of the acceptance rate
 _LEAST_S = 1e-9
-_FAR = 2.0  # a measurement this many times too long or too short is odd
+FAR = 2.0  # a measurement this many times too long or too short is odd
 _CONVINCING = 3  # odd measurements in a row that a latency jumps for
-_SIGMAS = 4.0  # so far from what was believed an acceptance rate jumps; and a draft more, for there may be few
+_SIGMAS, _DRAFTS_MORE = 4.5, 2  # so many more drafts right or wrong than was believed make an acceptance rate jump
 _TESTED = 32  # drafts that are compared with one belief; then it is brought up to date
 _UNASKED = 8  # forwards after which a drafter that was not measured meanwhile may be another one
 _RATIO_STEP = 1.15  # t / c is rounded to powers of this
@@ -50,7 +50,7 @@ class Latency:
     def _judge(self, seconds: float) -> None:
         """Keep a measurement in mind if it is far from the mean, and on the same side as those before it."""
         believed = self._before if self._odd else self.mean
-        if not (seconds > _FAR * believed or seconds < believed / _FAR):
+        if not (seconds > FAR * believed or seconds < believed / FAR):
             self._odd.clear()
         elif self._odd and (self._odd[0] > believed) == (seconds > believed):
             self._odd.append(seconds)
@@ -93,7 +93,7 @@ class Acceptance:
     def _contradicts(self) -> bool:
         """Whether so many or so few drafts would hardly have been accepted at the rate that was believed."""
         expected = self._judged * self._believed
-        allowed = _SIGMAS * math.sqrt(expected * (1 - self._believed)) + 1
+        allowed = _SIGMAS * math.sqrt(expected * (1 - self._believed)) + _DRAFTS_MORE
         return abs(self._accepted - expected) > allowed
 
 

@@ -8,10 +8,10 @@ import dataclasses
 
 from dsi_jax.base import Blocks, Draft, Drafted, Event, Plan, Verified, Verify
 from dsi_jax.planning.blocks import best_blocks, derive_blocks
-from dsi_jax.planning.epochs import SLICE, Sliced
-from dsi_jax.planning.estimates import Estimates
-from dsi_jax.planning.lookahead import share
 from dsi_jax.planning.drafter_queue import CLOCK_DIGITS, DrafterQueue
+from dsi_jax.planning.epochs import SLICE, Sliced
+from dsi_jax.planning.estimates import FAR, Estimates
+from dsi_jax.planning.lookahead import share
 from dsi_jax.planning.waiting import worth_waiting
 
 
@@ -27,7 +27,7 @@ class _Window:
 
 
 class Timing:
-    """Times of the work under way, the running estimates of latencies and acceptance, and the dispatch rule in force."""
+    """Times of the work under way, running estimates of latencies and acceptance, and the dispatch rule in force."""
 
     def __init__(self, plan: Plan):
         self.now = 0.0  # seconds, of the event being handled
@@ -56,9 +56,10 @@ class Timing:
             seconds = self._queue.answer(event, self.now)
             if self._estimates and seconds is not None:
                 self._estimates.saw_draft(seconds)
-        elif window := self._windows.pop(event.job, None):
-            if self._estimates and isinstance(event, Verified):
-                self._estimates.saw_forward(self.now - window.sent)
+            return
+        window = self._windows.pop(event.job, None)
+        if self._estimates and window and isinstance(event, Verified):
+            self._estimates.saw_forward(self.now - window.sent)
 
     def restarted(self, request: int) -> None:
         """A new epoch of this request begins."""
@@ -111,10 +112,14 @@ class Timing:
 
     @property
     def blocks(self) -> Blocks:
-        """The dispatch rule in force. While latencies are in doubt no window waits for drafts that may never come."""
-        if self._plan.adapt and self._blocks.first and self._estimates.in_doubt:
+        """The dispatch rule in force. No window waits for drafts while it is in doubt when they will come."""
+        if self._plan.adapt and self._blocks.first and (self._estimates.in_doubt or self._draft_is_overdue):
             return Blocks(0, self._blocks.lookahead)
         return self._blocks
+
+    @property
+    def _draft_is_overdue(self) -> bool:
+        return self._queue.running_for(self.now) > FAR * self._estimates.drafter.mean
 
     @property
     def renewing(self) -> bool:

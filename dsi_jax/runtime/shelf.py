@@ -3,7 +3,7 @@
 import itertools
 from typing import Any
 
-from dsi_jax.base import FOREVER, Handle
+from dsi_jax.base import Handle
 
 
 class Shelf:
@@ -31,10 +31,13 @@ class Shelf:
         """Look an array up; None: it was dropped, so whoever asks is stale."""
         return self._arrays.get(handle.key)
 
-    def drop(self, request: int, epoch: int = FOREVER, settled: int = FOREVER) -> None:
-        """Drop what a request has of older epochs, and at positions below `settled`; by default all of it."""
+    def sweep(self, request: int, epoch: int, settled: int) -> None:
+        """Drop what a request has of older epochs, and at positions below `settled`."""
         places = self._places.get(request, {})
         for key in [key for key, (of, position) in places.items() if of < epoch or position < settled]:
             del places[key], self._arrays[key]
-        if not places:
-            self._places.pop(request, None)
+
+    def drop(self, request: int) -> None:
+        """Drop all that a request has; it is over."""
+        for key in self._places.pop(request, {}):
+            del self._arrays[key]

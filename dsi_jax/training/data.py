@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-END_OF_TEXT = "<|endoftext|>"
+from dsi_jax.checkpoints.tokenizer import END_OF_TEXT
+
 VOCAB_SIZE = 512  # 256 bytes, 255 merges, one end of text
 HELD_OUT_PERCENT = 3
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from dsi_jax.base import FOREVER, Backend, Cancel, Event, Failed, Order, Prefill, Request, Span, WorkerError, span_of
+from dsi_jax.base import Backend, Cancel, Event, Failed, Order, Prefill, Request, Span, WorkerError, span_of
 from dsi_jax.simulation.latencies import Duration
 from dsi_jax.simulation.timetable import Booking, Timetable
 

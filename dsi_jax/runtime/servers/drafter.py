@@ -82,7 +82,7 @@ class DraftServer:
         if len(proposal.evidence) != len(proposal.tokens):
             counts = f"{len(proposal.tokens)} tokens and {len(proposal.evidence)} distributions"
             raise ValueError(f"the drafter gave {counts}; with has_distributions=True it gives one for each token")
-        self.shelf.drop(job.request, job.epoch, job.settled)
+        self.shelf.sweep(job.request, job.epoch, job.settled)
         return tuple(
             self.shelf.put(job.server, job.request, job.epoch, at, row)
             for at, row in enumerate(proposal.evidence, start=position)

@@ -1,13 +1,29 @@
-"""Host drafters: the n-gram index against a naive search, and synthetic outcomes that no schedule can change."""
+"""Drafters on the host, and their registry.
+
+The n-gram index against a naive search, synthetic outcomes that no schedule can change, and a kind from outside.
+"""
+
+import collections
+import dataclasses
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dsi_jax.base import Request, Sampling
-from dsi_jax.decoding.drafting import ngram_drafter, synthetic_drafter
-from tests.tiny import FALSE_ALARM
+from dsi_jax.base import DRAFTER, Cancel, Plan, Request, Sampling, Verification, span_of
+from dsi_jax.control import loop
+from dsi_jax.drafters import KINDS, Context, Drafter, Kind, Proposal, find_kind, register
+from dsi_jax.drafters.ngram import ngram_drafter
+from dsi_jax.drafters.synthetic import synthetic_drafter
+from dsi_jax.policies import POLICIES
+from dsi_jax.runtime.backends import BACKENDS, PacedBackend
+from dsi_jax.runtime.servers import DraftServer
+from dsi_jax.simulation.latencies import Latencies
+from dsi_jax.simulation.oracles import HashOracle
+from tests.oracle_servers import expected_tokens, oracle_servers, tokens_of
+from tests.tiny import FALSE_ALARM, placed
 
 
 def propose(drafter, state, count):
@@ -124,8 +140,8 @@ def continuation(request):
 
 def outcomes(acceptance, request, seed=0, chunks=None):
     """Which proposals are right, asked for in chunks, the whole sequence long."""
-    drafter = synthetic_drafter(continuation, acceptance, V, seed)
-    right, reference = [], continuation(request)
+    drafter, right, reference = synthetic_drafter(acceptance, V, seed), [], continuation(request)
+    drafter.rehearse(request, reference)
     state = drafter.extend(drafter.init(request, None), len(request.prompt) - 1, (request.prompt[-1],))
     while len(right) < request.max_new_tokens:
         count = next(chunks) if chunks else request.max_new_tokens
@@ -164,7 +180,8 @@ def test_synthetic_outcomes_do_not_depend_on_the_schedule(data):
     expected = outcomes(0.5, request)
     sizes = data.draw(st.lists(st.integers(1, 9), min_size=40, max_size=40))
     assert outcomes(0.5, request, chunks=iter(sizes)) == expected
-    drafter = synthetic_drafter(continuation, 0.5, V)
+    drafter = synthetic_drafter(0.5, V)
+    drafter.rehearse(request, continuation(request))
     state, sequence = drafter.init(request, None), PROMPT + continuation(request)
     for start in data.draw(st.lists(st.integers(len(PROMPT) - 1, len(sequence) - 1), min_size=1, max_size=5)):
         state = drafter.extend(state, start, (sequence[start],))
@@ -190,4 +207,140 @@ def test_synthetic_outcomes_depend_on_seed_and_request():
 def test_synthetic_acceptance_is_checked():
     for acceptance in (-0.1, 1.1):
         with pytest.raises(ValueError, match=f"acceptance={acceptance}"):
-            synthetic_drafter(continuation, acceptance, V)
+            synthetic_drafter(acceptance, V)
+
+
+def test_synthetic_says_nothing_of_a_request_it_was_not_told_of():
+    drafter, request = synthetic_drafter(0.9, V), Request(PROMPT, 5)
+    drafter.rehearse(request, continuation(request))
+    drafter.rehearse(request, continuation(request)[:2])  # a shorter one takes nothing away
+    for asked, count in ((request, 5), (Request(PROMPT, 5, id=3), 5), (Request(PROMPT, 5, Sampling(seed=1)), 0)):
+        state = drafter.extend(drafter.init(asked, None), len(PROMPT) - 1, PROMPT[-1:])
+        assert len(propose(drafter, state, 9)[1]) == count
+
+
+# ----------------------------------------------------------------------------------------- capabilities and registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Stands for `DrafterConfig`, of which a kind reads what it knows."""
+
+    kind: str = "model"
+    longest: int = 4
+    shortest: int = 2
+    acceptance: float = 0.9
+
+
+def context(verification=Verification.COUPLED, model=None):
+    return Context(Settings(), model, verification, token_ids=64)
+
+
+def test_kinds_say_what_they_need_and_their_drafters_what_they_can_do():
+    assert {name: kind.needs_submesh for name, kind in KINDS.items()} == {
+        "model": True,
+        "ngram": False,
+        "synthetic": False,
+    }
+    ngram, synthetic = find_kind("ngram").build(context()), find_kind("synthetic").build(context())
+    assert (ngram.burst, ngram.may_be_silent, ngram.has_distributions, ngram.rehearse) == (0, True, False, None)
+    assert (synthetic.burst, synthetic.may_be_silent, synthetic.has_distributions) == (1, False, False)
+    assert synthetic.rehearse is not None
+    for rule in Verification:
+        model = find_kind("model").build(context(rule, placed()))
+        assert (model.burst, model.may_be_silent, model.rehearse) == (1, False, None)
+        assert model.has_distributions == (rule == Verification.REJECTION)
+    own = Drafter(*[None] * 3)
+    assert (own.burst, own.may_be_silent, own.has_distributions, own.rehearse) == (1, True, False, None)
+
+
+def test_impossible_drafters_are_refused():
+    with pytest.raises(ValueError, match="only under verification=coupled"):
+        find_kind("synthetic").build(context(Verification.REJECTION))
+    with pytest.raises(ValueError, match=r"drafter.kind='eagle' must be one of model, ngram, synthetic"):
+        find_kind("eagle")
+    with pytest.raises(ValueError, match="burst=-1"):
+        Drafter(*[None] * 3, burst=-1)
+    with pytest.raises(ValueError, match="a drafter kind 'ngram' already"):
+        register(Kind("ngram", needs_submesh=False, build=lambda context: None))
+
+
+# What follows is all that an outsider writes: a drafter with its kind, and a backend.
+
+
+def parrot_drafter(token):
+    """Always propose the same token, two at a time."""
+    return Drafter(
+        init=lambda request, old: None,
+        extend=lambda state, start, tokens: None,
+        propose=lambda state, count: (state, Proposal([token] * count)),
+        burst=2,
+        may_be_silent=False,
+    )
+
+
+PARROT = Kind("parrot", needs_submesh=False, build=lambda context: parrot_drafter(context.config.longest))
+
+
+class InlineBackend:
+    """Performs every job in the caller's own thread, when it is submitted."""
+
+    clock = "inline"
+
+    def __init__(self, servers, depth=1):
+        self._servers, self._events = servers, collections.deque()
+
+    def now(self):
+        return time.perf_counter()
+
+    def submit(self, order):
+        if not isinstance(order, Cancel):
+            start_s = self.now()
+            event = self._servers[order.server].launch(order)()
+            self._events.append((event, span_of(order, start_s, self.now(), event)))
+
+    def poll(self, timeout_s):
+        return self._events.popleft() if self._events else None
+
+    def next_event(self):
+        return self._events.popleft()
+
+    def ready(self):
+        return bool(self._events)
+
+    def drain(self):
+        self._events.clear()
+        return ()
+
+    def close(self):
+        pass
+
+
+class Loyal(HashOracle):
+    """A target that says 4 every other time."""
+
+    def target(self, prefix, position):
+        return 4 if position % 2 else super().target(prefix, position)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=lambda policy: policy.name)
+@pytest.mark.parametrize("paced", [False, True])
+def test_a_kind_and_a_backend_from_outside(policy, paced, monkeypatch):
+    """One line each in its registry, and the loop runs them with every policy."""
+    monkeypatch.setitem(KINDS, PARROT.name, PARROT)
+    monkeypatch.setitem(BACKENDS, "inline", InlineBackend)
+    drafter = find_kind("parrot").build(context())
+    plan, oracle, request = Plan(policy, 2, 2, draft_burst=drafter.burst), Loyal(0.0), Request((1, 2, 3), 20)
+    servers = oracle_servers(plan, oracle)
+    if policy.drafts:
+        servers[DRAFTER] = DraftServer(drafter, 50_000)
+    backend = opened = BACKENDS["inline"](servers, depth=1)
+    if paced:
+        backend = PacedBackend(opened, Latencies(1e-3, 2e-4).duration)
+        backend.prepare([request], plan.servers)
+    trace = loop.run(plan, request, backend)
+    assert tokens_of(trace) == expected_tokens(request, oracle)
+    assert trace.clock == ("paced" if paced else "inline")
+    if policy.drafts:
+        assert sum(commit.accepted for commit in trace.commits) > 0  # it is right every other time
+    opened.close()
