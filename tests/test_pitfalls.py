@@ -118,7 +118,7 @@ PITFALLS = {
         "test_launch.test_bad_input_ends_in_one_line_and_leaves_the_old_report",
     ],
     "benchmarks that flatter: unequal devices, sleeps called targets": [
-        "test_report.test_table_compares_only_the_same_cases_on_the_same_backend",
+        "test_table.test_table_compares_only_the_same_cases_on_the_same_backend",
         "test_launch.test_report_names_disjoint_devices",
     ],
     "recompilation for every accept length or prompt length": ["test_engine.test_nothing_compiles_after_warm_up"],

@@ -45,7 +45,7 @@ def model_drafter(model: Model, verification: Verification, token_ids: int | Non
         return cache, token, probs
 
     def allocate() -> _State:
-        return _State(*model.empty_caches(1))
+        return _State(model.empty_cache())
 
     def init(request: Request, old: _State | None) -> _State:
         old = old or allocate()

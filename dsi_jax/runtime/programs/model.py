@@ -39,8 +39,12 @@ class Model:
         layers = (slots,) * self.config.layers
         return KVCache(layers, layers, self.replicated)
 
+    def empty_cache(self) -> KVCache:
+        """Allocate an empty cache on the submesh."""
+        return self.empty_caches(1)[0]
+
     def empty_caches(self, count: int) -> list[KVCache]:
-        """Allocate empty caches on the submesh."""
+        """Allocate empty caches by one compiled program."""
         allocate = jax.jit(functools.partial(init_cache, self.config), out_shardings=self.cache_shardings())
         return [allocate() for _ in range(count)]
 

@@ -177,7 +177,7 @@ class TargetServer:
 
     def _read_prompt(self, slot: _Slot, tokens: tuple[int, ...]) -> list[_Run]:
         if slot.cache is None:
-            (slot.cache,) = self._model.empty_caches(1)
+            slot.cache = self._model.empty_cache()
         width = self._model.config.prefill_width
         if width is None:
             return self._judge(slot, 0, len(tokens), tokens)
