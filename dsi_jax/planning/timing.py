@@ -113,10 +113,11 @@ class Timing:
     @property
     def blocks(self) -> Blocks:
         """The dispatch rule in force. No window waits for drafts while it is in doubt when they will come."""
-        first, running_s = self._blocks.first, self._queue.running_for(self.now)
-        if self._plan.adapt and first and not self._estimates.window_may_wait(first, running_s):
-            return Blocks(0, self._blocks.lookahead)
-        return self._blocks
+        first = self._blocks.first
+        if not (first and self._plan.adapt):
+            return self._blocks
+        waits = self._estimates.window_may_wait(first, self._queue.running_for(self.now))
+        return self._blocks if waits else Blocks(0, self._blocks.lookahead)
 
     @property
     def renewing(self) -> bool:
