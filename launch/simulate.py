@@ -22,7 +22,7 @@ from dsi_jax.base import Policy, Trace
 from dsi_jax.files import write_json
 from dsi_jax.paper.closed_forms import servers_needed
 from dsi_jax.paper.measurement import measured_setting, read_trace
-from dsi_jax.policies import POLICIES, find_policy
+from dsi_jax.policies import POLICIES
 from dsi_jax.simulation.setting import Setting, virtual_run
 from dsi_jax.sweeps import compare
 from dsi_jax.sweeps.words import in_words
@@ -47,8 +47,8 @@ _OUT = flags.DEFINE_string("out", None, "Directory for simulate.json and timelin
 
 def main() -> None:
     lookahead = read_lookahead()
-    own = [policy for policy in map(find_policy, _ALGORITHM.value) if policy.name not in POLICIES]
-    policies = [*POLICIES.values(), *own]
+    asked = _show.read_policies(_ALGORITHM.value) if _ALGORITHM.value else []
+    policies = [*POLICIES.values(), *(policy for policy in asked if policy.name not in POLICIES)]
     setting, wrong = read_setting()
     out = _show.check_out(_OUT.value) if _OUT.value else None
     warn_of_queues(setting, lookahead)

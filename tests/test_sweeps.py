@@ -161,6 +161,28 @@ def test_runs_in_chunks_are_the_same(monkeypatch):
         np.testing.assert_array_equal(si_ms(setting, [1, 4], wrong), whole[1])
 
 
+def test_no_call_does_more_than_the_budget(monkeypatch):
+    """So that an interrupt is heard within a second. All calls have one shape, and a bar counts them."""
+    shapes, bars = [], []
+
+    def run(rows):
+        shapes.append(rows.shape)
+        return jnp.zeros((3, len(rows)), jnp.int32)
+
+    def bar(calls, label, **options):
+        bars.append((label, len(calls), options["disable"]))
+        return calls
+
+    monkeypatch.setattr(chunks, "tqdm", bar)
+    wrong = draw_outcomes(0.5, 1000, 200)
+    assert chunks.in_chunks(run, wrong, 60, "runs").shape == (3, 1000)
+    assert set(shapes) == {(25, 200)} and chunks.BUDGET >= 25 * 200 * 60
+    assert chunks.in_chunks(run, wrong[:3], 10**6, "long runs").shape == (3, 3)
+    assert shapes[-1] == (1, 200)
+    assert chunks.in_chunks(run, wrong[:3], 1, "few runs").shape == (3, 3)
+    assert bars == [("runs", 40, False), ("long runs", 3, False), ("few runs", 1, True)]
+
+
 def test_more_outcomes_than_memory_are_refused():
     message = r"repeats=100000 runs of new_tokens=2000 need 200,000,000 random outcomes, more than 100,000,000"
     for draw in (lambda: draw_outcomes(0.5, 100_000, 2000), lambda: recorded_outcomes([True], 100_000, 2000)):

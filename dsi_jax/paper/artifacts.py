@@ -40,9 +40,9 @@ class Options:
     acceptance_tokens: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "prompt_count"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name}={getattr(self, name)} must be at least 1")
+        for name, least in (("repeats", 1), ("prompt_count", 1), ("latency_tokens", 2), ("acceptance_tokens", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name}={getattr(self, name)} must be at least {least}")
         if not 1 <= self.algorithm1_tokens <= MOST_TOKENS:
             raise ValueError(f"--algorithm1_tokens={self.algorithm1_tokens} must lie in 1 .. {MOST_TOKENS}")
         heatmap.axes(self.step)

@@ -55,7 +55,12 @@ class Setting:
 
     @property
     def forecast(self) -> Forecast:
-        return Forecast(self.target_ms, self.drafter_ms, self.acceptance)
+        return Forecast(self.target_ms / 1e3, self.drafter_ms / 1e3, self.acceptance)
+
+    def latencies(self, jitter: float = 0.0, seed: int = 0) -> Latencies:
+        """How long forwards take in virtual time."""
+        prefills_s = [ms / 1e3 for ms in self.prefills_ms]
+        return Latencies(self.target_ms / 1e3, self.drafter_ms / 1e3, jitter, *prefills_s, seed)
 
     @property
     def non_si_ms(self) -> float:
@@ -108,30 +113,22 @@ def virtual_run(
       jitter: every latency is multiplied by a factor drawn uniformly from 1 - jitter .. 1 + jitter.
       seed: of the jitter.
     """
-    target_prefill_ms, drafter_prefill_ms = setting.prefills_ms
-    latencies = Latencies(
-        setting.target_ms / 1e3,
-        setting.drafter_ms / 1e3,
-        jitter,
-        target_prefill_ms / 1e3,
-        drafter_prefill_ms / 1e3,
-        seed,
-    )
     prompt = (0,)
     tokens = dict.fromkeys(range(len(prompt), len(prompt) + setting.new_tokens), 1)
     rejected = frozenset(len(prompt) + i for i, is_wrong in enumerate(wrong) if is_wrong)
-    oracle = RecordedOracle(tokens, rejected, frozenset())
     plan = Plan(
         policy,
         blocks.lookahead,
         setting.sp_degree,
         first=blocks.first,
-        forecast=Forecast(latencies.target_s, latencies.drafter_s, setting.acceptance) if hold else None,
+        forecast=setting.forecast if hold else None,
         draft_depth=1,
         draft_lead=UNLIMITED,
         digest_lag=UNLIMITED,
     )
-    return loop.run(plan, Request(prompt, setting.new_tokens), VirtualBackend(oracle, latencies.duration))
+    oracle = RecordedOracle(tokens, rejected, silent=frozenset())
+    backend = VirtualBackend(oracle, setting.latencies(jitter, seed).duration)
+    return loop.run(plan, Request(prompt, setting.new_tokens), backend)
 
 
 def virtual_ms(
