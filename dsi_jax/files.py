@@ -1,6 +1,7 @@
 """How the project writes files: whole or not at all, and by one process per directory. No jax."""
 
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ if sys.platform != "win32":
     import fcntl
 
 LOCK = ".lock"  # in a directory that a process writes to
+_ATTEMPTS = 100  # to lock a file; some network file systems never say twice that it is the same one
 
 _unfinished: set[Path] = set()  # what goes away again if the process ends in the middle of its work
 _written: dict[Path, None] = {}  # in the order of their first writing
@@ -134,13 +136,13 @@ def _naming(error: OSError, path: Path) -> OSError:
 
 def _lock(path: Path, who: str) -> int:
     """Open and lock a file; returns its descriptor. A file that its owner removed meanwhile is opened anew."""
-    while True:
+    for attempt in itertools.count(1):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if not _try_lock(descriptor):
             owner = os.read(descriptor, 1000).decode("utf-8", "replace").strip() or "another process"
             os.close(descriptor)
             raise ValueError(f"{path.parent} is being written to by {owner}; wait for it, or choose another directory")
-        if _is_still_there(path, descriptor):
+        if _is_still_there(path, descriptor) or attempt == _ATTEMPTS:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{who} (process {os.getpid()})\n".encode())
             return descriptor
@@ -154,6 +156,8 @@ def _try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:
+        return True  # a file system without locks
     return True
 
 

@@ -20,7 +20,7 @@ from dsi_jax import files
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-PATIENCE_S = 1.5  # for an end in good order
+PATIENCE_S = 1.0  # for an end in good order
 
 
 class Interrupted(KeyboardInterrupt):

@@ -73,7 +73,8 @@ def read_grid() -> Grid:
     """Read the flags, before any model is loaded."""
     policies = [policy for policy in _show.read_policies(_ALGORITHM.value) if policy.name != NON_SI.name]
     lookaheads = [
-        k if k == "auto" else _cli.numbers("lookaheads", [k], int, "an integer", 1)[0] for k in _LOOKAHEADS.value
+        k if k == "auto" else _cli.numbers("lookaheads", [k], int, "auto, or an integer", 1)[0]
+        for k in _LOOKAHEADS.value
     ]
     temperatures = _cli.numbers("temperatures", _TEMPERATURES.value, float, "a number", 0)
     samplings = [

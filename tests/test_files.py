@@ -127,6 +127,19 @@ def test_a_dead_process_holds_nothing(tmp_path, holder):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_system_without_locks_or_without_lasting_file_numbers_does_not_stop_anybody(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_is_still_there", lambda path, descriptor: False)
+    with files.held(tmp_path):
+        assert (tmp_path / files.LOCK).exists()
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with files.held(tmp_path), files.held(tmp_path):
+        pass
+
+
 def test_this_process_cannot_hold_a_directory_twice_by_mistake(tmp_path):
     with files.held(tmp_path, "me"), pytest.raises(ValueError, match="being written to by me"), files.held(tmp_path):
         pass
