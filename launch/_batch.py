@@ -2,9 +2,10 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import _cli
 import _show
 from tqdm import tqdm
 
@@ -14,6 +15,7 @@ from dsi_jax.telemetry import crowd
 from dsi_jax.telemetry.results import ResultFile, by_settings, fingerprint
 
 NAME = "results.jsonl"
+PACED_ROUNDS = 8  # paced, the engine gives results when all are over: prompts go to it in parts of so many rounds
 
 
 def run(
@@ -35,6 +37,7 @@ def run(
         print(f"every prompt has its result in {out / NAME}")
         return
     check(config, lines)
+    _cli.say_if_interrupted(f"finished results are kept in {out / NAME}, the same command goes on")
     with Engine(config, progress=True) as engine:
         for policy in policies:
             results, missing = todo[policy.name]
@@ -86,7 +89,7 @@ def _results(
     engine: Engine, policy: Policy, latencies: Latencies | None, lines: Sequence[Line]
 ) -> Iterator[tuple[Line, Result]]:
     """Yield (prompt, result) as they are complete; prompts with settings of their own run apart from the others."""
-    for group in by_settings(lines):
+    for group in _parts(by_settings(lines), PACED_ROUNDS * engine.config.concurrency if latencies else len(lines)):
         sampling = engine.config.sampling
         if group[0].seed is not None:
             sampling = dataclasses.replace(sampling, seed=group[0].seed)
@@ -100,6 +103,13 @@ def _results(
         )
         for result in found:
             yield group[result.index], result
+
+
+def _parts(groups: Iterable[Sequence[Line]], longest: int) -> Iterator[Sequence[Line]]:
+    """Cut groups into parts of at most so many prompts."""
+    for group in groups:
+        for begin in range(0, len(group), longest):
+            yield group[begin : begin + longest]
 
 
 def _in_words(rounding: str | None) -> str:

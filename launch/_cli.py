@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 import _interrupt  # before what takes long to import
+from _interrupt import say_if_interrupted
 from absl import app, flags, logging
 
 from dsi_jax import Config, Latencies
 from dsi_jax.base import WorkerError
 from dsi_jax.placement.host import use_cpu_devices
+
+__all__ = ["latencies", "numbers", "run", "say_if_interrupted", "use_devices"]
 
 CPU_DEVICES = 8  # where there are no accelerators; XLA_FLAGS=--xla_force_host_platform_device_count=N overrides it
 

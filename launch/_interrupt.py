@@ -38,6 +38,7 @@ class _State:
         self.running = False  # whether the main function is being called, and what it raises is caught
         self.raised = False  # only the first signal interrupts
         self.said = threading.Lock()  # taken by whoever says the line
+        self.words = ""  # what a launcher wants to be said
         self.telling: socket.socket | None = None  # where the operating system writes the numbers of signals
 
 
@@ -55,6 +56,11 @@ def install() -> None:
     for number in CODES:
         signal.signal(number, _handle)
     sys.unraisablehook = _unraisable
+
+
+def say_if_interrupted(words: str) -> None:
+    """Say this after "interrupted", such as how to go on, instead of which files were written."""
+    _state.words = words
 
 
 @contextlib.contextmanager
@@ -109,6 +115,8 @@ def _say(number: int) -> None:
 
 def _what_was_written() -> str:
     paths = files.written()
+    if _state.words:
+        return _state.words
     if not paths:
         return "nothing was written"
     if len(paths) == 1:

@@ -7,8 +7,6 @@ Interrupted, it goes on where it was: parts that are finished (a table, a block)
 directory's config.json names the family, the dtype and the SHA-256 of every file, the source's and its own.
 """
 
-import sys
-
 import _cli
 from absl import flags, logging
 
@@ -32,11 +30,8 @@ def main() -> None:
     source = open_source(ModelSource(_SOURCE.value, max_length=_LENGTH.value, dtype=_DTYPE.value))
     tokenizer = read_tokenizer(_TOKENIZER.value) if _TOKENIZER.value else None
     logging.set_verbosity(logging.FATAL)  # orbax logs tracebacks of the errors that reach us as exceptions
-    try:
-        done = convert(source, _OUT.value, tokenizer)
-    except KeyboardInterrupt:
-        print(f"interrupted; finished parts are kept in {_OUT.value}, the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    _cli.say_if_interrupted(f"finished parts are kept in {_OUT.value}, the same command goes on")
+    done = convert(source, _OUT.value, tokenizer)
     parts = f"{len(done.written)} parts converted, {len(done.kept)} kept of an earlier run" if done.written else "whole"
     print(f"{done.directory}: {source.family_name}, {parameter_count(source.config):,} parameters; {parts}")
 

@@ -21,12 +21,13 @@ from absl import flags
 import dsi_jax
 from dsi_jax import config as config_lib
 from dsi_jax import prompts as prompts_lib
+from dsi_jax.policies import DSI, POLICIES
 from dsi_jax.telemetry import comparison
 from dsi_jax.telemetry.table import table
 
 _CONFIG = flags.DEFINE_string("config", "configs/demo.py", "Experiment card.")
 _ALGORITHM = flags.DEFINE_list(
-    "algorithm", ["dsi"], f"Any of {', '.join(dsi_jax.POLICIES)}; all of them: all; or a file with a policy of yours."
+    "algorithm", [DSI.name], f"Any of {', '.join(POLICIES)}; all of them: all; or a file with a policy of yours."
 )
 _PROMPT = flags.DEFINE_multi_string("prompt", None, "Prompt; may be given several times. Default: the card's.")
 _PROMPT_FILE = flags.DEFINE_string("prompt_file", None, "A file whose whole text is the prompt.")

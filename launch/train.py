@@ -36,6 +36,7 @@ def main() -> None:
     steps = [] if _STEPS.value is None else [f"train.steps={_STEPS.value}"]
     experiment = config_lib.load(card, [*_SET.value, *steps], train.Experiment)
     model, config = experiment.model, experiment.train
+    _cli.say_if_interrupted(f"saved states are kept in {out / 'state'}, --resume goes on from the newest")
     texts, held_out = data.split_texts()
     if _TARGET.value is None:
         frozen, tokenizer = None, data.train_tokenizer(texts, model.vocab_size)

@@ -102,6 +102,14 @@ def test_other_settings_are_run_anew(batch, tmp_path, changed):
     assert len(batch.engines) == 2 and len(written(tmp_path)) == 8
 
 
+def test_paced_prompts_go_to_the_engine_in_parts_so_that_results_are_written_meanwhile(batch, tmp_path):
+    lines = [Line(f"prompt {number}", number=number) for number in range(1, 36)]
+    batch.run(CONFIG, lines, [DSI], Latencies(0.02, 0.01), tmp_path)
+    assert [len(prompts) for prompts, _ in batch.engines[0].served] == [16, 16, 3]
+    batch.run(CONFIG, lines, [DSI], None, tmp_path)
+    assert [len(prompts) for prompts, _ in batch.engines[1].served] == [35]
+
+
 def test_a_prompt_that_cannot_be_run_is_named_by_its_line_before_anything_is_loaded(batch, tmp_path):
     lines = [Line("a", number=1), Line("def main():", 20_000, number=7), Line("b", 20_000, number=9)]
     with pytest.raises(ValueError, match=r"^prompt of line 7: .*max_new_tokens=20000 exceed the cache of"):

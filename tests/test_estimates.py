@@ -69,12 +69,30 @@ def test_a_forecast_that_is_not_trusted_is_in_doubt_until_both_latencies_are_mea
     estimates.saw_draft(0.1)
     assert estimates.in_doubt
     estimates.saw_forward(1.0)
-    assert not estimates.in_doubt
-    for _ in range(7):
+    assert not estimates.in_doubt and estimates.drafter_may_wait
+
+
+def test_a_drafter_that_was_not_measured_for_long_waits_no_more():
+    for trusted in (False, True):
+        estimates = Estimates(Forecast(1.0, 0.1, 0.8), trusted)
+        estimates.saw_draft(0.1)
+        for _ in range(8):
+            estimates.saw_forward(1.0)
+            assert estimates.drafter_may_wait
         estimates.saw_forward(1.0)
-    assert not estimates.in_doubt
-    estimates.saw_forward(1.0)
-    assert estimates.in_doubt  # nobody knows how fast the drafter is today
+        assert estimates.drafter_may_wait == trusted
+        assert estimates.window_may_wait(5, 0.0)  # that does not concern windows
+
+
+def test_a_window_waits_in_doubt_if_it_is_a_trifle_at_worst():
+    estimates = Estimates(Forecast(1.0, 0.001, 0.8))
+    assert estimates.window_may_wait(10, 0.0)
+    estimates.saw_draft(0.009)  # odd, and yet 10 of them are 0.09 of a target forward
+    assert estimates.window_may_wait(10, 0.0) and not estimates.window_may_wait(12, 0.0)
+    assert estimates.window_may_wait(10, 0.0095) and not estimates.window_may_wait(10, 0.2)  # running, and overdue
+    estimates.saw_forward(0.4)
+    assert not estimates.window_may_wait(10, 0.0)
+    assert not Estimates(Forecast(1.0, 0.001, 0.8), trusted=False).window_may_wait(1, 0.0)
 
 
 @pytest.mark.parametrize(

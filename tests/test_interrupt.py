@@ -85,6 +85,12 @@ def test_sigterm_ends_a_process_in_the_same_way(body):
     assert (code, err) == (143, "terminated; nothing was written\n")
 
 
+def test_a_launcher_can_say_how_to_go_on():
+    say = "_interrupt.say_if_interrupted('the same command goes on'); "
+    code, err = ended(started(inside(say + BODIES["asleep"])), signal.SIGINT)
+    assert (code, err) == (130, "interrupted; the same command goes on\n")
+
+
 def test_an_interrupt_during_the_imports_is_one_line_too():
     code, err = ended(started("print('ready', flush=True)\ntime.sleep(60)"), signal.SIGINT, signal.SIGINT)
     assert (code, err) == (130, "interrupted; nothing was written\n")

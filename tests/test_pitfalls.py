@@ -12,21 +12,21 @@ import pytest
 TESTS = Path(__file__).parent
 PITFALLS = {
     "the drafter's cache is rewound off by one, and the drift adds up": [
-        "test_servers.test_the_drafter_goes_on_from_every_accept_count_like_a_fresh_one",
+        "test_draft_server.test_the_drafter_goes_on_from_every_accept_count_like_a_fresh_one",
         "test_models.test_rollback_after_every_accept_count_equals_a_fresh_prefill",
     ],
     "all drafts accepted: the last one was never fed to the drafter": [
-        "test_servers.test_an_oracle_drafter_is_always_accepted",
+        "test_draft_server.test_an_oracle_drafter_is_always_accepted",
     ],
     "cache entries of rejected drafts are visible to attention": [
         "test_models.test_poisoned_slots_behind_the_length_never_show",
-        "test_servers.test_poisoned_slots_of_rejected_drafts_never_show",
+        "test_target_server.test_poisoned_slots_of_rejected_drafts_never_show",
     ],
     "caches that cannot roll back (sliding windows) are corrupted silently": [
         "test_huggingface.test_configs_we_cannot_follow",
     ],
     "rounds without drafts leave the drafter behind, or burn random numbers": [
-        "test_servers.test_a_drafter_left_behind_by_rounds_without_drafts_catches_up",
+        "test_draft_server.test_a_drafter_left_behind_by_rounds_without_drafts_catches_up",
         "test_schedules.test_tokens_are_the_targets_own_whatever_the_schedule",
     ],
     "cache slots leak": ["test_engine.test_a_thousand_requests_leave_nothing_behind"],
@@ -40,11 +40,11 @@ PITFALLS = {
     ],
     "forwards of different widths round differently and flip an argmax": [
         "test_models.test_rows_of_a_fixed_width_window_are_bitwise_the_same_wherever_they_stand",
-        "test_servers.test_the_cache_holds_the_same_bits_whichever_windows_wrote_it",
+        "test_target_server.test_the_cache_holds_the_same_bits_whichever_windows_wrote_it",
         "test_engine.test_the_algorithms_agree_to_the_bit",
     ],
     "the q of the acceptance test is not the q that was drawn from": [
-        "test_servers.test_rejection_verdicts_use_the_q_each_draft_was_drawn_from",
+        "test_target_server.test_rejection_verdicts_use_the_q_each_draft_was_drawn_from",
         "test_verification.test_a_q_from_before_the_warp_would_be_noticed",
     ],
     "a greedy drafter under the p/q rule, or the reverse": [
@@ -64,7 +64,7 @@ PITFALLS = {
         "test_sampling.test_a_token_depends_on_logits_seed_role_and_position_alone",
     ],
     "replicas decide differently on the same block": [
-        "test_servers.test_the_cache_holds_the_same_bits_whichever_windows_wrote_it",
+        "test_target_server.test_the_cache_holds_the_same_bits_whichever_windows_wrote_it",
         "test_engine.test_the_algorithms_agree_to_the_bit",
     ],
     "a residual of zero where p == q; epsilons; underflow accepts": [
@@ -77,7 +77,7 @@ PITFALLS = {
     ],
     "an accept mask instead of an accepted prefix": [
         "test_verification.test_coupled_accepts_a_prefix_and_not_a_mask",
-        "test_servers.test_matches_behind_a_mismatch_do_not_count",
+        "test_target_server.test_matches_behind_a_mismatch_do_not_count",
     ],
     "token ids through float tensors": [
         "test_engine.test_token_ids_beyond_half_precision_survive",
@@ -89,12 +89,29 @@ PITFALLS = {
     ],
     "shared messages are changed, donated buffers used again": [
         "test_backend.test_messages_cannot_be_changed",
-        "test_servers.test_jobs_may_be_launched_before_the_last_one_is_waited_for",
+        "test_target_server.test_jobs_may_be_launched_before_the_last_one_is_waited_for",
     ],
     "a dead or hung worker hangs its parent; Ctrl-C leaves processes": [
         "test_backend.test_a_workers_failure_surfaces_in_the_caller",
         "test_backend.test_a_hung_worker_ends_the_run_in_time",
         "test_launch.test_an_interrupt_ends_the_run_and_its_servers",
+    ],
+    "an exception between two lines loses an answer, and a healthy server is called hung": [
+        "test_interrupts.test_an_interrupt_at_any_moment_leaves_nothing_behind",
+        "test_interrupts.test_an_interrupt_while_the_last_one_is_cleaned_up",
+    ],
+    "waiting for a queue with a short deadline blocks for good": [
+        "test_worker.test_waiting_always_ends",
+        "test_worker.test_nothing_else_waits_for_a_queue_with_a_deadline",
+    ],
+    "NaN or infinite logits pass through argmax as a token": [
+        "test_target_server.test_logits_that_are_not_finite_are_seen_in_every_row",
+        "test_target_server.test_a_target_whose_logits_are_not_finite_says_where",
+        "test_draft_server.test_a_drafter_whose_logits_are_not_finite_says_where",
+    ],
+    "the same program, compiled twice, rounds differently on two replicas": [
+        "test_exactness.test_a_replica_that_rounds_differently_is_named",
+        "test_exactness.test_windows_that_round_differently_are_seen",
     ],
     "unsupported options are dropped silently": [
         "test_config.test_a_mistake_is_named_with_its_remedy",

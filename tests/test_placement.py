@@ -131,10 +131,10 @@ def test_greedy_tokens_do_not_depend_on_the_number_of_ways():
     for tp, first in ((1, 7), (2, 2), (4, 4)):
         server = TargetServer(placed(tp=tp, first_device=first), Verification.COUPLED)
         tokens = tuple(TOKENS[:11].tolist())
-        server.launch(Prefill("target_0", Request(tokens, 20), tokens[:-1]))()
+        server.launch(Prefill("target_0", 0, Request(tokens, 20), tokens[:-1]))()
         while len(tokens) < 31:
             at = len(tokens) - 1
-            tokens += (server.launch(Verify("target_0", 0, at, at, tokens[at:]))().token,)
+            tokens += (server.launch(Verify("target_0", 1, 0, 0, at, at, tokens[at:]))().token,)
         generated[tp] = tokens
     expected = list(TOKENS[:11])
     for _ in range(20):

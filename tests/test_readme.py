@@ -164,9 +164,18 @@ def test_files_exist():
     assert [name for name in sorted(named - placeholders) if not (ROOT / name).exists()] == []
 
 
+@pytest.fixture
+def kinds_as_before():
+    """Forgets the kinds of drafter that a block has registered."""
+    before = dict(KINDS)
+    yield
+    KINDS.clear()
+    KINDS.update(before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
-def test_python_runs(block, capsys):
+def test_python_runs(block, capsys, kinds_as_before):
     exec(compile(block, "docs", "exec"), {"__name__": "docs"})
     if "print" in block:
         assert capsys.readouterr().out

@@ -181,9 +181,7 @@ def test_si_takes_turns(lookahead):
 
 
 def test_non_si_is_one_forward_per_token():
-    trace = loop.run(
-        Plan(NON_SI), Request((1,), 30), VirtualBackend(HashOracle(1.0), Latencies(2.0, 1.0).duration)
-    )
+    trace = loop.run(Plan(NON_SI), Request((1,), 30), VirtualBackend(HashOracle(1.0), Latencies(2.0, 1.0).duration))
     assert trace.wall_s == pytest.approx(60.0)
     assert Plan(NON_SI).servers == ("target_0",)
 

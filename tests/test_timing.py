@@ -22,10 +22,9 @@ UNLIMITED = {"draft_lead": 10**6, "digest_lag": 10**6}
 
 def plan_for(forecast, sp_degree, adapt=True, **changes):
     """DSI by the rule that the forecast asks for."""
-    rule = best_blocks(forecast, sp_degree)
-    return Plan(
-        DSI, rule.lookahead, sp_degree, first=rule.first, forecast=forecast, adapt=adapt, **UNLIMITED, **changes
-    )
+    rule = best_blocks(forecast, sp_degree, longest=64)
+    changes |= {"forecast": forecast, "adapt": adapt, "longest": 64}
+    return Plan(DSI, rule.lookahead, sp_degree, first=rule.first, **UNLIMITED, **changes)
 
 
 def token_times(plan, acceptance, duration, count, seed=0):
@@ -97,12 +96,8 @@ def test_twenty_tokens_after_a_forecast_wrong_by_a_thousand_times_all_is_as_it_s
         return token_times(plan, right.acceptance, duration, 100)
 
     knowing = times(plan_for(right, sp_degree, adapt=False))
-    wrong = [
-        Forecast(right.target_s * t, right.drafter_s * c, acceptance)
-        for t, c in itertools.product(TIMES_WRONG, TIMES_WRONG)
-        for acceptance in (right.acceptance, 0.01, 0.99)
-    ]
-    for believed in wrong:
+    for t, c, acceptance in itertools.product(TIMES_WRONG, TIMES_WRONG, (right.acceptance, 0.01, 0.99)):
+        believed = Forecast(right.target_s * t, right.drafter_s * c, acceptance)
         adapted = times(plan_for(believed, sp_degree))
         assert adapted[99] - adapted[19] <= 1.1 * (knowing[99] - knowing[19]), believed
         assert adapted[9] <= 1.2 * 10 * right.target_s and adapted[19] <= 1.15 * 20 * right.target_s, believed

@@ -26,6 +26,8 @@ class Side:
     module: nn.Module  # called as `models.transformer.Transformer` is, with a `config` field
     tokenizer: TextTokenizer | None
     load: Callable[[Sequence[Any]], list[Any]]  # a tree of shardings per replica -> a tree of params per replica
+    weights: str | None = None  # as in `ModelSource`
+    params: Any = None  # a user's own
 
     @property
     def config(self) -> ModelConfig:
@@ -86,9 +88,10 @@ def mesh_of(config: Config, pair: Pair) -> MeshConfig:
 def _side(own: Own | None, source: ModelSource, progress: bool) -> Side:
     if own is not None:
         module, params = own
-        return Side(module, None, lambda shardings: [transfer.put(params, sharding) for sharding in shardings])
+        load = lambda shardings: [transfer.put(params, sharding) for sharding in shardings]  # noqa: E731
+        return Side(module, None, load, params=params)
     opened = open_model(source, progress)
-    return Side(Transformer(opened.config), opened.tokenizer, opened.load)
+    return Side(Transformer(opened.config), opened.tokenizer, opened.load, source.weights)
 
 
 def _share_vocabulary(target: ModelConfig, tokenizer: TextTokenizer | None, drafter: Side) -> Side:

@@ -34,7 +34,7 @@ def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | Non
     """
     meshes = carve(mesh_of(config, pair), devices)
     target_meshes = {server: mesh for server, mesh in meshes.items() if server != DRAFTER}
-    _check_memory(config, pair, list(target_meshes.values()), meshes.get(DRAFTER))
+    _check_memory(pair, meshes, config.concurrency)
     targets = _place(pair.target, list(target_meshes.values()))
     drafter = pair.own_drafter or _build_drafter(config, pair, meshes.get(DRAFTER))
     slots, fast = config.concurrency, config.mode == "fast"
@@ -47,12 +47,13 @@ def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | Non
     return Servers(servers, {DRAFTER: ("host",), **names}, drafter)
 
 
-def _check_memory(config: Config, pair: Pair, targets: Sequence[Mesh], drafter: Mesh | None) -> None:
-    holdings = [Holding("target", pair.target.config, targets, config.concurrency, config.target.weights)]
-    if drafter is not None:
-        source = config.drafter.model
-        holdings.append(Holding("drafter.model", pair.drafter.config, [drafter], config.concurrency, source.weights))
-    check_memory(holdings)
+def _check_memory(pair: Pair, meshes: Mapping[str, Mesh], caches: int) -> None:
+    """Refuse what will not fit, before anything is allocated."""
+    targets = [mesh for server, mesh in meshes.items() if server != DRAFTER]
+    models = [("target", pair.target, targets)]
+    if pair.drafter:
+        models.append(("drafter.model", pair.drafter, [meshes[DRAFTER]]))
+    check_memory([Holding(name, side.config, on, caches, side.weights, side.params) for name, side, on in models])
 
 
 def _place(side: Side, meshes: Sequence[Mesh]) -> list[Model]:

@@ -2,7 +2,7 @@
 
 Each starts from a forecast and follows the run by a running mean, so that noise moves it little. Where the run plainly
 contradicts it, it jumps: a forecast may be wrong by orders of magnitude. Until that is settled it is in doubt, and
-nothing may wait on its account.
+neither a window nor the drafter waits on its account.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ FAR = 2.0  # a measurement this many times too long or too short is odd
 _CONVINCING = 3  # odd measurements in a row that a latency jumps for
 _SIGMAS, _DRAFTS_MORE = 4.5, 2  # so many more drafts right or wrong than was believed make an acceptance rate jump
 _TESTED = 32  # drafts that are compared with one belief; then it is brought up to date
-_UNASKED = 8  # forwards after which a drafter that was not measured meanwhile may be another one
+_STALE = 8  # forwards after which a drafter that was not measured meanwhile may be faster than it was
+_TRIFLE = 0.1  # of a target forward: so long a window may wait in vain
 _RATIO_STEP = 1.15  # t / c is rounded to powers of this
 
 
@@ -35,6 +36,16 @@ class Latency:
     def in_doubt(self) -> bool:
         """Whether the last measurement was odd."""
         return bool(self._odd)
+
+    @property
+    def least(self) -> float:
+        """The latency if the odd measurements are right, and it is shorter for that."""
+        return min(self.mean, *self._odd) if self._odd else self.mean
+
+    @property
+    def most(self) -> float:
+        """The latency if the odd measurements are right, and it is longer for that."""
+        return max(self.mean, *self._odd) if self._odd else self.mean
 
     def saw(self, seconds: float) -> None:
         """Take in one measurement; a clock too coarse to see it counts as a nanosecond."""
@@ -105,20 +116,41 @@ class Estimates:
 
         Args:
           forecast: latencies and acceptance rate.
-          trusted: it is right until the run says otherwise. If not, it is in doubt until the run has borne it out.
+          trusted: it is right until the run says otherwise. If not, latencies are unknown until the first of each is
+            measured.
         """
         self.target, self.drafter = Latency(forecast.target_s), Latency(forecast.drafter_s)
         self.acceptance = Acceptance(forecast.acceptance)
-        self._trusted = trusted
-        self._forward_seen = trusted
-        self._since_draft = 0 if trusted else _UNASKED + 1  # forwards since a draft was measured
+        self._trusted = self._forward_seen = self._draft_seen = trusted
+        self._since_draft = 0  # forwards since a draft was measured
         self._ratio_used, self._acceptance_used = self._ratio, forecast.acceptance  # what the rule was derived from
 
     @property
     def in_doubt(self) -> bool:
-        """Whether a latency may be another one altogether, so that nothing should wait on its account."""
-        unknown = not self._forward_seen or (self._since_draft > _UNASKED and not self._trusted)
-        return unknown or self.target.in_doubt or self.drafter.in_doubt
+        """Whether a latency is not known yet, or may be another one by now."""
+        known = self._forward_seen and self._draft_seen
+        return not known or self.target.in_doubt or self.drafter.in_doubt
+
+    @property
+    def drafter_may_wait(self) -> bool:
+        """Whether latencies are known well enough for the drafter to wait for a verdict.
+
+        A drafter that always waits is never measured, so it must not be believed to be slow for ever.
+        """
+        stale = self._since_draft > _STALE and not self._trusted
+        return not (self.in_doubt or stale)
+
+    def window_may_wait(self, drafts: int, running_s: float) -> bool:
+        """Whether latencies are known well enough for a window to wait for drafts, or the wait is a trifle at worst.
+
+        Args:
+          drafts: how many it waits for.
+          running_s: how long the draft under way has been running.
+        """
+        if not (self.in_doubt or running_s > FAR * self.drafter.mean):
+            return True
+        known = self._forward_seen and self._draft_seen
+        return known and drafts * max(self.drafter.most, running_s) <= _TRIFLE * self.target.least
 
     def saw_forward(self, seconds: float) -> None:
         """Take in the latency of one target forward."""
@@ -129,7 +161,7 @@ class Estimates:
     def saw_draft(self, seconds: float) -> None:
         """Take in the latency of one draft token."""
         self.drafter.saw(seconds)
-        self._since_draft = 0
+        self._draft_seen, self._since_draft = True, 0
 
     def saw_verdict(self, accepted: int, rejected: bool) -> None:
         """Take in how many drafts were accepted before one was rejected, if one was."""

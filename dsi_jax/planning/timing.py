@@ -10,7 +10,7 @@ from dsi_jax.base import Blocks, Draft, Drafted, Event, Plan, Verified, Verify
 from dsi_jax.planning.blocks import best_blocks, derive_blocks
 from dsi_jax.planning.drafter_queue import CLOCK_DIGITS, DrafterQueue
 from dsi_jax.planning.epochs import SLICE, Sliced
-from dsi_jax.planning.estimates import FAR, Estimates
+from dsi_jax.planning.estimates import Estimates
 from dsi_jax.planning.lookahead import share
 from dsi_jax.planning.waiting import worth_waiting
 
@@ -84,7 +84,7 @@ class Timing:
           request, epoch: whose drafts.
           draft_end: position at which the next draft would stand.
         """
-        if self._estimates is None or self._estimates.in_doubt:
+        if self._estimates is None or not self._estimates.drafter_may_wait:
             return False
         begin = max(self.now, self._queue.done_at(self._estimates.drafter.mean))
         for window in self._windows.values():
@@ -113,13 +113,10 @@ class Timing:
     @property
     def blocks(self) -> Blocks:
         """The dispatch rule in force. No window waits for drafts while it is in doubt when they will come."""
-        if self._plan.adapt and self._blocks.first and (self._estimates.in_doubt or self._draft_is_overdue):
+        first, running_s = self._blocks.first, self._queue.running_for(self.now)
+        if self._plan.adapt and first and not self._estimates.window_may_wait(first, running_s):
             return Blocks(0, self._blocks.lookahead)
         return self._blocks
-
-    @property
-    def _draft_is_overdue(self) -> bool:
-        return self._queue.running_for(self.now) > FAR * self._estimates.drafter.mean
 
     @property
     def renewing(self) -> bool:

@@ -104,6 +104,8 @@ def _remedy(holding: Holding, room: int, cache: int) -> str:
     if length >= slack:
         fewer = f", or keep fewer than {holding.copies} sequences under way" if holding.copies > 1 else ""
         return f"lower {field} to {length} or less{fewer}"
+    if holding.copies > 1:
+        return f"lower concurrency={holding.copies}"
     return f"use fewer servers, {holding.name}.dtype=bfloat16, or {holding.name}.weights=int8"
 
 

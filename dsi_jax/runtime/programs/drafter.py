@@ -46,7 +46,7 @@ def draft_programs(model: Model, verification: Verification, token_ids: int) -> 
         logits, cache = module.apply({"params": params}, tokens[None, :], cache, count[None])
         last = jax.lax.dynamic_slice_in_dim(logits[0], count - 1, 1)
         wide = widen(last, token_ids)
-        token = jnp.where(is_finite(last), draw(wide, position, knobs, role), NOT_FINITE)[0]
+        token = jnp.where(is_finite(last, count), draw(wide, position, knobs, role), NOT_FINITE)[0]
         return cache, token, probabilities(wide, knobs)[0] if role == Role.DRAFT else None
 
     def extend(params, cache, feed, knobs):

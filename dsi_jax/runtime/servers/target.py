@@ -122,11 +122,15 @@ class TargetServer:
             slot.prompt = None  # until the slots are really there
             runs = self._read_prompt(slot, job.tokens)
             slot.prompt = job.tokens
-        length = slot.cache.length  # not donated meanwhile: the controller waits for Prefilled before it goes on
+        cache = slot.cache  # not donated meanwhile: the controller waits for Prefilled before it goes on
 
         def finish() -> Prefilled:
-            length.block_until_ready()
-            self._read_verdicts(runs)
+            try:
+                cache.length.block_until_ready()
+                self._read_verdicts(runs)
+            except BaseException:
+                slot.prompt = slot.cache = None  # whatever it holds, the next request is not to stumble over it
+                raise
             return Prefilled(job.server, job.job, job.request.id)
 
         return finish
