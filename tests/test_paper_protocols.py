@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import statistics
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -13,11 +14,14 @@ from dsi_jax import Config, DrafterConfig, Engine, MeshConfig, ModelSource, Samp
 from dsi_jax.checkpoints import store
 from dsi_jax.config import load
 from dsi_jax.files import write_json
+from dsi_jax.paper import table
 from dsi_jax.paper.measurement import read_measurement
-from dsi_jax.paper.protocols import held_out_prompts, measure_acceptance, measure_latency, read_prompts
+from dsi_jax.paper.protocols import held_out_prompts, measure_acceptance, measure_latency, paced, read_prompts
 from dsi_jax.paper.protocols.acceptance import acceptance_rate, confidence_interval, matching_prefix
 from dsi_jax.paper.protocols.alone import alone
+from dsi_jax.paper.rows import Row
 from dsi_jax.simulation.hashing import uniform
+from dsi_jax.simulation.setting import Setting
 
 IDS = ((1, 2, 3), (4, 5), (60,))
 
@@ -226,3 +230,40 @@ def test_a_missing_file_is_refused(tmp_path):
     path = tmp_path / "whole.json"
     path.write_text(json.dumps({"protocol": "acceptance", "acceptance": 0.5, "more": [1]}), encoding="utf-8")
     assert read_measurement(path) == {"protocol": "acceptance", "acceptance": 0.5, "more": [1]}
+
+
+# --------------------------------------------------------------------------------------------------------- paced
+
+
+def test_paced_runs_take_turns_at_the_best_lookaheads_and_are_summed(monkeypatch):
+    """Made-up runs: SI takes 0.6 and 0.4 s, DSI 0.5 and 0.3 s, and the ideal is a tenth less."""
+    calls, seconds = [], iter([0.6, 0.5, 0.4, 0.3])
+
+    class Recorded:
+        def __init__(self, config):
+            self.config = config
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def generate(self, prompts, *, algorithm, lookahead, latencies):
+            calls.append((prompts, algorithm.name, lookahead, self.config.drafter.acceptance, latencies.target_s))
+            wall_s = next(seconds)
+            run = SimpleNamespace(wall_s=wall_s, wall_over_ideal=wall_s / (wall_s - 0.1), devices={"target_0": ()})
+            return [SimpleNamespace(run=run)]
+
+    monkeypatch.setattr(paced, "Engine", Recorded)
+    row = next(table.results([Row("a", "b", "-", Setting(20.0, 5.0, 0.9), None)], repeats=20))
+    found = paced.measure_paced(Config(), row, ["one", "two"])
+    best = row.exact_best.si_k, row.exact_best.dsi_k
+    assert calls == [
+        ([prompt], name, lookahead, 0.9, 0.02)
+        for prompt in ("one", "two")
+        for name, lookahead in zip(("si", "dsi"), best, strict=True)
+    ]
+    assert found.ratio == pytest.approx(1.0 / 0.8) and (found.runs, found.devices) == (2, 1)
+    assert (found.si_ms, found.dsi_ms) == (pytest.approx(500), pytest.approx(400))
+    assert found.si_wall_over_virtual == pytest.approx((0.6 / 0.5 + 0.4 / 0.3) / 2)

@@ -99,6 +99,16 @@ def test_first_wrong():
     assert first_wrong(wrong).tolist() == [1, 1, 4, 4, 4, 6, 6]
 
 
+def test_a_lookahead_beyond_the_last_token_is_that_of_all_tokens():
+    """However long it is: 10^12 does not fit into the clock's integers."""
+    setting, wrong = Setting(20.0, 3.0, 0.9, new_tokens=12), draw_outcomes(0.9, 4, 12)
+    np.testing.assert_array_equal(si_ms(setting, [10**12], wrong), si_ms(setting, [11], wrong))
+    for first, lookahead in ((0, 10**12), (10**9, 10**12)):
+        (times,) = dsi_ms(setting, [Blocks(first, lookahead)], wrong)
+        events = [virtual_run(setting, DSI, Blocks(first, lookahead), row).wall_s for row in wrong]
+        assert times == pytest.approx([1e3 * wall_s for wall_s in events], abs=1e-3)
+
+
 def test_runs_that_the_clock_cannot_count_are_refused():
     long = Setting(1e6, 1.0, 0.5, new_tokens=5000)
     with pytest.raises(ValueError, match="more than the clock of the array programs counts"):

@@ -89,7 +89,9 @@ def recorded_outcomes(accepted: Sequence[bool], repeats: int, new_tokens: int, s
 
 def si_ms(setting: Setting, lookaheads: Sequence[int], wrong: np.ndarray) -> np.ndarray:
     """Milliseconds float64[lookaheads, repeats] that SI takes."""
-    _check_clock(setting, max(lookaheads), wrong.shape[1])
+    new_tokens = wrong.shape[1]
+    lookaheads = [min(k, new_tokens) for k in lookaheads]  # there is nothing to draft beyond
+    _check_clock(setting, max(lookaheads), new_tokens)
     t, c, k = _ticks(setting.target_ms), _ticks(setting.drafter_ms), jnp.asarray(lookaheads, jnp.int32)
     ticks = in_chunks(lambda rows: _si_many(t, c, k, rows), wrong, len(lookaheads), f"{SI.label}, runs")
     return ticks / TICKS_PER_MS + max(setting.prefills_ms)
@@ -107,14 +109,15 @@ def dsi_ms(
       hold: the drafter waits for verdicts that are near.
       abandon: a void draft is dropped at once, which no launched program can be; for comparison.
     """
-    _check_clock(setting, 1, wrong.shape[1])
+    new_tokens = wrong.shape[1]
+    _check_clock(setting, 1, new_tokens)
     target_prefill, drafter_prefill = (_ticks(ms) for ms in setting.prefills_ms)
     plan = TickPlan(
         target=_ticks(setting.target_ms),
         drafter=_ticks(setting.drafter_ms),
         sp_degree=jnp.int32(setting.sp_degree),
-        lookahead=jnp.asarray([one.lookahead for one in blocks], jnp.int32),
-        first=jnp.asarray([one.first for one in blocks], jnp.int32),
+        lookahead=jnp.asarray([min(one.lookahead, new_tokens) for one in blocks], jnp.int32),
+        first=jnp.asarray([min(one.first, new_tokens) for one in blocks], jnp.int32),
         hold=jnp.bool_(hold),
         abandon=jnp.bool_(abandon),
         target_prefill=target_prefill,
