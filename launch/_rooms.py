@@ -34,7 +34,7 @@ DEVICE = (  # rooms with jax, from the ground up
     (Room("models", "one decoder, in Flax"), Room("placement", "submeshes, table of axes")),
     (Room("decoding", "sampling, verification"), Room("checkpoints", "Hugging Face, GGUF, ours")),
     (
-        Room("runtime (lower)", "programs, transfers", ("runtime.programs", "runtime.transfer", "runtime.shelf")),
+        Room("programs", "what is compiled"),
         Room("training", "train, distil"),
     ),
     (Room("drafters", "model, n-gram, yours"), Room("sweeps", "simulations as arrays")),

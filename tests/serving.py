@@ -11,7 +11,7 @@ from flax import linen as nn
 from dsi_jax.base import Draft, Prefill, Request, Sampling, Verify
 from dsi_jax.decoding.sampling import Role, draw, make_knobs
 from dsi_jax.models.transformer import Transformer
-from dsi_jax.runtime.programs import Model
+from dsi_jax.programs import Model
 from tests.tiny import CONFIG, full_logits, params_of
 
 W, V, S = CONFIG.verify_width, CONFIG.vocab_size, CONFIG.max_length

@@ -27,8 +27,18 @@ MAY_IMPORT = {
     "telemetry": {"base", "policies", "files", "prompts"},
     "prompts": {"base"},
     "decoding": {"base", "models"},
-    "drafters": {"base", "models", "decoding", "placement", "runtime.transfer", "runtime.programs", "runtime.shelf"},
-    "runtime": {"base", "models", "decoding", "placement", "drafters", "simulation.latencies", "simulation.timetable"},
+    "programs": {"base", "models", "decoding", "placement"},
+    "drafters": {"base", "models", "decoding", "placement", "programs"},
+    "runtime": {
+        "base",
+        "models",
+        "decoding",
+        "placement",
+        "programs",
+        "drafters",
+        "simulation.latencies",
+        "simulation.timetable",
+    },
     "checkpoints": {"base", "models", "embedded", "files"},
     "training": {"base", "models", "checkpoints", "embedded"},
     "sweeps": {"base", "control", "planning", "policies", "simulation"},
@@ -175,11 +185,12 @@ def pickles(modules: Modules) -> list[str]:
 
 
 def array_moves(modules: Modules) -> list[str]:
-    """Modules of `runtime` and `drafters` besides `transfer` that move arrays between host and devices."""
+    """Modules of what runs, besides `transfer`, that move arrays between host and devices."""
+    movers = {"placement", "programs", "drafters", "runtime", "engine"}
     return [
         module
         for module, source in modules.items()
-        if part(module) in ("runtime", "drafters") and module != "dsi_jax.runtime.transfer" and MOVES & names_in(source)
+        if part(module) in movers and module != "dsi_jax.placement.transfer" and MOVES & names_in(source)
     ]
 
 
@@ -289,7 +300,7 @@ def test_a_relative_import_is_refused():
         ("control__loop", "from dsi_jax.control import work"),
         ("runtime__worker", "from dsi_jax.simulation.latencies import Latencies"),
         ("runtime__worker", "from dsi_jax.simulation import latencies"),
-        ("engine", "from dsi_jax.runtime import transfer\nfrom dsi_jax.config import Config"),
+        ("engine", "from dsi_jax.placement import transfer\nfrom dsi_jax.config import Config"),
     ],
 )
 def test_an_allowed_import_passes(module, source):
@@ -322,7 +333,8 @@ def test_the_other_rules_find_what_they_forbid():
     assert pickles(world(engine="np.load('x.npy', allow_pickle=True)")) == ["dsi_jax.engine"]
     assert pickles(world(engine="np.load('x.npy', allow_pickle=False)")) == []
     moving = "import jax\nx = jax.device_get(1)"
-    assert array_moves(world(runtime__transfer=moving, engine=moving)) == []
+    assert array_moves(world(placement__transfer=moving, models=moving)) == []
+    assert array_moves(world(engine=moving)) == ["dsi_jax.engine"]
     assert array_moves(world(runtime__worker=moving)) == ["dsi_jax.runtime.worker"]
     assert array_moves(world(runtime__worker="from jax import device_put")) == ["dsi_jax.runtime.worker"]
     assert talkative(world(engine="print('hello')")) == ["dsi_jax.engine"]

@@ -13,10 +13,10 @@ from dsi_jax.base import DRAFTER, Request, Sampling, Verification, target
 from dsi_jax.drafters import Drafter, Proposal
 from dsi_jax.drafters.model import model_drafter
 from dsi_jax.models.transformer import Transformer
+from dsi_jax.programs import CompilationCounter
+from dsi_jax.programs.logits import digests
 from dsi_jax.runtime.backends import DeviceBackend
 from dsi_jax.runtime.exactness import Exactness, compare_rounding
-from dsi_jax.runtime.programs import CompilationCounter
-from dsi_jax.runtime.programs.logits import digests
 from dsi_jax.runtime.servers import DraftServer, TargetServer
 from dsi_jax.runtime.warm_up import warm_up
 from tests.serving import DRAFT_CONFIG, PROMPT, SAMPLED, P, V, W, prefill, propose, verify

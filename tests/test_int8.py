@@ -17,7 +17,7 @@ from dsi_jax.models.layers import merge, project
 from dsi_jax.models.transformer import Transformer, full_forward
 from dsi_jax.placement.mesh import MeshConfig as Mesh
 from dsi_jax.placement.mesh import carve
-from dsi_jax.runtime.programs import param_shardings
+from dsi_jax.programs import param_shardings
 from tests.test_parity import GOLDEN
 
 HELD_OUT = Path(__file__).parent / "data" / "held_out_fnmatch.txt"

@@ -27,7 +27,7 @@ from dsi_jax.checkpoints.huggingface import open_huggingface
 from dsi_jax.checkpoints.source import load_params
 from dsi_jax.models.transformer import Transformer
 from dsi_jax.placement.mesh import MeshConfig, carve
-from dsi_jax.runtime.programs import param_shardings
+from dsi_jax.programs import param_shardings
 path, dtype, replicas, tp = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 opened = open_huggingface(path, dtype=dtype)
 meshes = carve(MeshConfig(replicas, tp, 0)).values()

@@ -17,8 +17,8 @@ from dsi_jax.models.parameters import parameter_count
 from dsi_jax.models.transformer import Transformer, full_forward
 from dsi_jax.placement.mesh import AXES, MeshConfig, carve
 from dsi_jax.placement.rules import rules_for
+from dsi_jax.programs import Model, axis_sizes, param_shardings
 from dsi_jax.runtime.memory import memory_per_device
-from dsi_jax.runtime.programs import Model, axis_sizes, param_shardings
 from dsi_jax.runtime.servers import TargetServer
 from tests.test_parity import GOLDEN
 from tests.tiny import CONFIG, full_logits, params_of, placed

@@ -9,7 +9,7 @@ import pytest
 
 from dsi_jax.base import Sampling
 from dsi_jax.decoding.sampling import NEVER, Role, draw, make_knobs, probabilities, warp
-from dsi_jax.runtime.programs import CompilationCounter
+from dsi_jax.programs import CompilationCounter
 from tests.tiny import FALSE_ALARM, assert_follows, joint_counts, p_value, reference_probabilities
 
 V = 12

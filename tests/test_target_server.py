@@ -24,8 +24,8 @@ from dsi_jax.base import (
 from dsi_jax.decoding.sampling import make_knobs
 from dsi_jax.decoding.verification import NO_DRAFT, settle_rejection, verify_rejection
 from dsi_jax.models.kv_cache import rollback
-from dsi_jax.runtime.programs import CompilationCounter
-from dsi_jax.runtime.programs.logits import first_flaw
+from dsi_jax.programs import CompilationCounter
+from dsi_jax.programs.logits import first_flaw
 from dsi_jax.runtime.servers import TargetServer
 from dsi_jax.runtime.shelf import Shelf
 from tests.serving import (

@@ -14,7 +14,7 @@ from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.kv_cache import KVCache, rollback
 from dsi_jax.models.transformer import Transformer, full_forward, init_params
 from dsi_jax.placement.mesh import MeshConfig, carve
-from dsi_jax.runtime.programs import Model, param_shardings
+from dsi_jax.programs import Model, param_shardings
 
 FALSE_ALARM = 1e-6  # chance that one statistical assertion fails although all is well
 

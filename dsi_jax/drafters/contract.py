@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dsi_jax.base import Request, Verification
-from dsi_jax.runtime.programs.model import Model
+from dsi_jax.programs.model import Model
 
 
 class Proposal(NamedTuple):

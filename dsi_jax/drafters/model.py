@@ -8,10 +8,10 @@ from dsi_jax.base import Request, Sampling, Verification
 from dsi_jax.decoding.sampling import Knobs
 from dsi_jax.drafters.contract import Context, Drafter, Kind, Proposal
 from dsi_jax.models.kv_cache import KVCache
-from dsi_jax.runtime import transfer
-from dsi_jax.runtime.programs.drafter import draft_programs
-from dsi_jax.runtime.programs.feed import pack_feed
-from dsi_jax.runtime.programs.model import Model
+from dsi_jax.placement import transfer
+from dsi_jax.programs.drafter import draft_programs
+from dsi_jax.programs.feed import pack_feed
+from dsi_jax.programs.model import Model
 
 
 class _State(NamedTuple):

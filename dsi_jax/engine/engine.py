@@ -23,9 +23,9 @@ from dsi_jax.engine.result import Result
 from dsi_jax.engine.servers import make_servers
 from dsi_jax.engine.stream import OnText, stream
 from dsi_jax.policies import DSI, NON_SI, find_policy
+from dsi_jax.programs.compilations import CompilationCounter
 from dsi_jax.runtime.backends import BACKENDS
 from dsi_jax.runtime.backends.paced import PacedBackend
-from dsi_jax.runtime.programs.compilations import CompilationCounter
 from dsi_jax.runtime.warm_up import WarmedUp, warm_up
 from dsi_jax.simulation.latencies import Latencies
 from dsi_jax.simulation.replay import ideal_traces

@@ -13,8 +13,8 @@ from dsi_jax.config import Config
 from dsi_jax.drafters import Drafter, Kind, find_kind
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import Transformer
+from dsi_jax.placement import transfer
 from dsi_jax.placement.mesh import MeshConfig
-from dsi_jax.runtime import transfer
 
 Own = tuple[nn.Module, Any]  # a user's (module, params)
 

@@ -12,8 +12,8 @@ from dsi_jax.config import Config
 from dsi_jax.drafters import Context, Drafter
 from dsi_jax.engine.pair import Pair, Side, mesh_of
 from dsi_jax.placement.mesh import carve
+from dsi_jax.programs.model import Model, param_shardings
 from dsi_jax.runtime.capacity import Holding, check_memory
-from dsi_jax.runtime.programs.model import Model, param_shardings
 from dsi_jax.runtime.servers import DraftServer, TargetServer
 
 

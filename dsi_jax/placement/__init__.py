@@ -1,1 +1,1 @@
-"""Where it is computed: disjoint submeshes, and the table of axes."""
+"""Where it is computed: disjoint submeshes, the table of axes, and the one module that moves arrays."""

@@ -1,1 +1,1 @@
-"""Real execution: compiled programs, moved arrays, and workers on threads behind the backends."""
+"""Real execution: servers that launch the programs, workers on threads, and the backends over them."""

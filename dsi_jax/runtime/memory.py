@@ -15,7 +15,7 @@ from dsi_jax.models.parameters import input_axes, parameter_shapes
 from dsi_jax.models.transformer import Transformer
 from dsi_jax.placement import rules
 from dsi_jax.placement.mesh import AXES
-from dsi_jax.runtime.programs.model import axis_sizes, param_shardings
+from dsi_jax.programs.model import axis_sizes, param_shardings
 
 
 @dataclasses.dataclass(frozen=True)

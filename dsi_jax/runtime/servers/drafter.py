@@ -7,8 +7,8 @@ import jax
 
 from dsi_jax.base import Draft, Drafted, Handle, Job, Prefill, Prefilled
 from dsi_jax.drafters.contract import Drafter, Proposal
-from dsi_jax.runtime import transfer
-from dsi_jax.runtime.programs.drafter import NOT_FINITE
+from dsi_jax.placement import transfer
+from dsi_jax.programs.drafter import NOT_FINITE
 from dsi_jax.runtime.shelf import Shelf
 from dsi_jax.runtime.slots import Slots
 from dsi_jax.runtime.worker import Finish

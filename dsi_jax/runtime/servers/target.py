@@ -24,10 +24,10 @@ from dsi_jax.base import (
 from dsi_jax.decoding.sampling import Knobs
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.kv_cache import KVCache
-from dsi_jax.runtime import transfer
-from dsi_jax.runtime.programs.feed import pack_feed
-from dsi_jax.runtime.programs.model import Model
-from dsi_jax.runtime.programs.target import VERDICT, target_programs
+from dsi_jax.placement import transfer
+from dsi_jax.programs.feed import pack_feed
+from dsi_jax.programs.model import Model
+from dsi_jax.programs.target import VERDICT, target_programs
 from dsi_jax.runtime.shelf import Shelf
 from dsi_jax.runtime.slots import Slots
 from dsi_jax.runtime.worker import Finish

@@ -4,7 +4,7 @@ Every program has fixed shapes; lengths are traced, so nothing is compiled after
 caller's cache is gone after the call and the returned one takes its place.
 """
 
-from dsi_jax.runtime.programs.compilations import CompilationCounter
-from dsi_jax.runtime.programs.model import Model, axis_sizes, param_shardings
+from dsi_jax.programs.compilations import CompilationCounter
+from dsi_jax.programs.model import Model, axis_sizes, param_shardings
 
 __all__ = ["CompilationCounter", "Model", "axis_sizes", "param_shardings"]

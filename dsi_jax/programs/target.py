@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from dsi_jax.base import Verification
 from dsi_jax.decoding.verification import Verdict, settle_rejection, verify_coupled, verify_rejection
 from dsi_jax.models.kv_cache import rollback
-from dsi_jax.runtime.programs.feed import Feed, unpack_feed
-from dsi_jax.runtime.programs.logits import digests, first_flaw
-from dsi_jax.runtime.programs.model import Model
+from dsi_jax.programs.feed import Feed, unpack_feed
+from dsi_jax.programs.logits import digests, first_flaw
+from dsi_jax.programs.model import Model
 
 VERDICT = 3  # integers of a verdict: row, token, first row with logits that are not finite; digests follow
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from dsi_jax.base import Verification
 from dsi_jax.decoding.sampling import Role, draw, probabilities, widen
 from dsi_jax.models.kv_cache import rollback
-from dsi_jax.runtime.programs.feed import unpack_feed
-from dsi_jax.runtime.programs.logits import is_finite
-from dsi_jax.runtime.programs.model import Model
+from dsi_jax.programs.feed import unpack_feed
+from dsi_jax.programs.logits import is_finite
+from dsi_jax.programs.model import Model
 
 NOT_FINITE = -(2**31)  # stands for a token whose logits were not finite
 

@@ -13,8 +13,7 @@ from dsi_jax.base import Sampling
 from dsi_jax.decoding.sampling import Knobs, make_knobs
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.kv_cache import KVCache, init_cache
-from dsi_jax.placement import rules
-from dsi_jax.runtime import transfer
+from dsi_jax.placement import rules, transfer
 
 
 @dataclasses.dataclass(frozen=True)
