@@ -64,7 +64,8 @@ def _draw(axes: Axes, rows: Sequence[Row], field: str, upto: str | None = None) 
             axes.vlines(counts, values, [row[upto] for row in mine], color=line["color"], linewidth=1.1, gid=upto)
         twin = [(row["concurrency"], row["virtual"][field]) for row in mine if row.get("virtual")]
         style = {"markerfacecolor": "none", "markeredgecolor": line["color"], "markersize": 10, "linestyle": ""}
-        axes.plot(*zip(*twin, strict=True), "D", **style, gid="virtual", zorder=2) if twin else None
+        if twin:
+            axes.plot(*zip(*twin, strict=True), "D", **style, gid="virtual", zorder=2)
         ends.append((values[-1], counts[-1], label_of(name), line["color"]))
     _set_axes(axes, rows)
     _name_ends(axes, ends)
