@@ -16,10 +16,13 @@ from dsi_jax.simulation.latencies import Latencies
 from dsi_jax.simulation.oracles import HashOracle
 from tests.oracle_servers import expected_tokens, oracle_servers, tokens_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*_xla_gc_callback:pytest.PytestUnraisableExceptionWarning")
+
 PLAN = Plan(DSI, lookahead=2, sp_degree=3)
 ORACLE = HashOracle(0.8, seed=5)
 REQUEST = Request((1, 2, 3), 24)
 SIGNALS = int(os.environ.get("DSI_SIGNALS", "60"))  # a longer hunt: DSI_SIGNALS=2000
+AGAIN_S = 0.3  # Python swallows what is raised in a callback of its garbage collector, and jax has one: try again
 
 
 @contextlib.contextmanager
@@ -27,8 +30,7 @@ def signals(delays_s):
     """Raise KeyboardInterrupt after each of these delays in turn, wherever this thread is; gives those to come."""
 
     def interrupt(*_):
-        if delays:
-            signal.setitimer(signal.ITIMER_REAL, delays.pop(0))
+        signal.setitimer(signal.ITIMER_REAL, delays.pop(0) if delays else AGAIN_S)
         raise KeyboardInterrupt
 
     delays = list(delays_s)
