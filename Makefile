@@ -21,7 +21,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python launch/demo.py --out=$(OUT)
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

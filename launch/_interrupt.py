@@ -72,6 +72,8 @@ def guarded():
     except KeyboardInterrupt as error:
         number = getattr(error, "number", signal.SIGINT)
         _ignore_further()
+        if _state.telling:
+            _end(number)  # without the interpreter's own end, which may crash where XLA still compiles
         _say(number)
         sys.exit(CODES[number])
     finally:

@@ -7,7 +7,6 @@ import gc
 import itertools
 import os
 import signal
-import statistics
 import time
 
 import jax
@@ -413,8 +412,9 @@ def test_a_paced_crowd_knows_its_ideal():
         results = engine.generate(CROWD[:4], algorithm="dsi", concurrency=4, **options)
         alone = [generate(engine, prompt, "dsi", max_new_tokens=10).tokens for prompt in CROWD[:4]]
         assert [result.tokens for result in results] == alone
-        assert all(result.run.wall_over_ideal > 0.9 for result in results)
-        assert statistics.median(result.run.wall_over_ideal for result in results) < 1.5
+        walls, ideals = ([getattr(result.run, name) for result in results] for name in ("wall_s", "ideal_s"))
+        assert min(ideals) > 10 * 20e-3  # four share two servers
+        assert 0.8 < sum(walls) / sum(ideals) < 2  # one may be served before another, other than in the ideal
 
 
 def test_results_come_as_they_are_complete():
@@ -465,6 +465,7 @@ class _InterruptError(BaseException):
     """Stands for a KeyboardInterrupt."""
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a signal inside a callback of jax's
 @pytest.mark.parametrize("latencies", [None, Latencies(3e-3, 1e-3)], ids=["unpaced", "paced"])
 def test_an_interrupt_at_any_moment_leaves_the_engine_sound(latencies):
     """Signals at random moments of a run: it ends at once, and the next request gets the right tokens."""
