@@ -356,7 +356,7 @@ BUSY = {  # what takes long before its first word: (command, seconds from the fi
     "loading": (LONG_RUN, 2.0),
     "simulating": (["launch/simulate.py", "--target_ms=20.6", "--drafter_ms=6.8", "--acceptance=0.9",
                     "--new_tokens=2000", "--repeats=5000"], 2.5),
-    "drawing heatmaps": (["launch/reproduce.py", "--artifact=heatmap"], 4.0),
+    "drawing heatmaps": (["launch/reproduce.py", "--artifact=heatmap", "--step=0.002"], 4.0),
 }  # fmt: skip
 
 
