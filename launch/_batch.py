@@ -1,21 +1,21 @@
 """Many prompts from a file: several under way at once, each result written down as it is complete."""
 
 import dataclasses
+import inspect
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import _cli
 import _show
 from tqdm import tqdm
 
-from dsi_jax import Config, Engine, Latencies, Policy, Result, check_requests
+from dsi_jax import POLICIES, Config, Engine, Latencies, Policy, Result, check_requests
 from dsi_jax.prompts import Line
 from dsi_jax.telemetry import crowd
 from dsi_jax.telemetry.results import ResultFile, by_settings, fingerprint
 
 NAME = "results.jsonl"
-PACED_ROUNDS = 8  # paced, the engine gives results when all are over: prompts go to it in parts of so many rounds
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
         print(f"every prompt has its result in {out / NAME}")
         return
     check(config, lines)
-    _cli.say_if_interrupted(f"finished results are kept in {out / NAME}, the same command goes on")
+    _cli.say_if_interrupted("no result was complete yet")
     with Engine(config, progress=True) as engine:
         for policy in policies:
             results, missing = todo[policy.name]
@@ -71,7 +71,11 @@ def settings_of(config: Config, policy: Policy, latencies: Latencies | None) -> 
     """Fingerprint of all that a result depends on besides its prompt; how many run at once changes no token."""
     fields = dataclasses.asdict(dataclasses.replace(config, prompts=(), concurrency=1))
     paced = dataclasses.asdict(latencies) if latencies else None
-    return fingerprint({"config": fields, "algorithm": policy.name, "latencies": paced})
+    own = policy.name not in POLICIES
+    source = (
+        Path(inspect.getsourcefile(policy.schedule)).read_text("utf-8") if own else None
+    )  # an edit makes it another
+    return fingerprint({"config": fields, "algorithm": policy.name, "source": source, "latencies": paced})
 
 
 def continue_all(
@@ -82,6 +86,9 @@ def continue_all(
     for line, result in tqdm(_results(engine, policy, latencies, lines), policy.label, len(lines), unit="prompt"):
         results.add(line, result.run)
         runs.append(result.run)
+        _cli.say_if_interrupted(f"finished results are kept in {results.path}, the same command goes on")
+    if not lines:
+        return f"{policy.label}: nothing left to do"
     return crowd.in_words(policy.label, runs, time.perf_counter() - begin)
 
 
@@ -89,7 +96,7 @@ def _results(
     engine: Engine, policy: Policy, latencies: Latencies | None, lines: Sequence[Line]
 ) -> Iterator[tuple[Line, Result]]:
     """Yield (prompt, result) as they are complete; prompts with settings of their own run apart from the others."""
-    for group in _parts(by_settings(lines), PACED_ROUNDS * engine.config.concurrency if latencies else len(lines)):
+    for group in by_settings(lines):
         sampling = engine.config.sampling
         if group[0].seed is not None:
             sampling = dataclasses.replace(sampling, seed=group[0].seed)
@@ -103,13 +110,6 @@ def _results(
         )
         for result in found:
             yield group[result.index], result
-
-
-def _parts(groups: Iterable[Sequence[Line]], longest: int) -> Iterator[Sequence[Line]]:
-    """Cut groups into parts of at most so many prompts."""
-    for group in groups:
-        for begin in range(0, len(group), longest):
-            yield group[begin : begin + longest]
 
 
 def _in_words(rounding: str | None) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from dsi_jax.base import Sampling
 from dsi_jax.config import Config
-from dsi_jax.policies import DSI, SI
+from dsi_jax.policies import DSI, SI, find_policy
 from dsi_jax.prompts import Line
 from dsi_jax.simulation.latencies import Latencies
 from tests import runs
@@ -51,7 +51,7 @@ def batch(monkeypatch):
 
     stop = []
     monkeypatch.setattr(_batch, "Engine", engine)
-    return SimpleNamespace(run=_batch.run, engines=engines, stop=stop)
+    return SimpleNamespace(run=_batch.run, settings_of=_batch.settings_of, engines=engines, stop=stop)
 
 
 def written(out: Path) -> list[dict]:
@@ -102,12 +102,15 @@ def test_other_settings_are_run_anew(batch, tmp_path, changed):
     assert len(batch.engines) == 2 and len(written(tmp_path)) == 8
 
 
-def test_paced_prompts_go_to_the_engine_in_parts_so_that_results_are_written_meanwhile(batch, tmp_path):
-    lines = [Line(f"prompt {number}", number=number) for number in range(1, 36)]
-    batch.run(CONFIG, lines, [DSI], Latencies(0.02, 0.01), tmp_path)
-    assert [len(prompts) for prompts, _ in batch.engines[0].served] == [16, 16, 3]
-    batch.run(CONFIG, lines, [DSI], None, tmp_path)
-    assert [len(prompts) for prompts, _ in batch.engines[1].served] == [35]
+def test_a_policy_that_was_edited_is_another_one(batch, tmp_path):
+    body = "from dsi_jax import Policy\nfrom dsi_jax.policies import DSI\n\n\ndef schedule(view):\n    {}\n\n\n"
+    body += "P = Policy('mine', 'Mine', 'as I like', schedule, DSI.auto)\n"
+    prints = set()
+    for number, line in enumerate(("return []", "return DSI.schedule(view)")):
+        path = tmp_path / f"mine_{number}.py"
+        path.write_text(body.format(line), encoding="utf-8")
+        prints.add(batch.settings_of(CONFIG, find_policy(str(path)), None))
+    assert len(prints) == 2
 
 
 def test_a_prompt_that_cannot_be_run_is_named_by_its_line_before_anything_is_loaded(batch, tmp_path):

@@ -17,7 +17,8 @@ from flax.linen import meta
 from scipy import stats
 
 from dsi_jax import Config, DrafterConfig, Engine, Latencies, MeshConfig, Sampling
-from dsi_jax.base import WorkerError
+from dsi_jax.base import Blocks, Policy, WorkerError
+from dsi_jax.control.work import draft, verify
 from dsi_jax.drafters import Drafter, Proposal
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import Transformer, full_forward, init_params
@@ -286,6 +287,13 @@ def test_one_request_at_a_time(engine):
         ({"sampling": {"temperature": 1}}, "must be a Sampling"),
         ({"prompt": (1, 2.5)}, "token id=2.5 must be an integer"),
         ({"eos_ids": [64]}, "token id 64 in eos_ids lies outside the vocabulary 0..63"),
+        ({"eos_ids": 5}, r"eos_ids=5 must be several token ids, such as \(5,\)"),
+        ({"stop": 5}, "stop=5 must be a text, or several"),
+        ({"latencies": 5}, "latencies=5 must be Latencies"),
+        ({"acceptance": "hi"}, "acceptance='hi' must be a number"),
+        ({"on_text": 5}, "on_text=5 must be a function"),
+        ({"algorithm": ["dsi"]}, "must be a name, a file, or a Policy"),
+        ({"concurrency": True}, "concurrency=True must be an integer"),
         ({"concurrency": 2}, "concurrency=2 must be an integer from 1 to 1, the caches that every server has"),
     ],
 )
@@ -295,7 +303,7 @@ def test_impossible_requests_are_refused(engine, options, message):
         engine.generate([options.pop("prompt")], **options)
 
 
-@pytest.mark.parametrize("prompts", [None, 3, [None], {"prompt": "x"}])
+@pytest.mark.parametrize("prompts", [None, 3, [None], {"prompt": "x"}, b"def", [b"def"]])
 def test_what_is_no_prompt_is_refused(engine, prompts):
     with pytest.raises(ValueError, match="must be a text, a sequence of token ids, or a list of either"):
         engine.generate(prompts)
@@ -425,6 +433,50 @@ def test_results_come_as_they_are_complete():
         assert first.index in (0, 1)
         served.close()  # leaving early frees the engine
         assert len(generate(engine, CROWD[0], "dsi", max_new_tokens=5).tokens) == 5
+
+
+def test_paced_results_come_as_they_are_complete_too():
+    """Only `generate`, which waits for all of them, knows their ideals."""
+    with tiny_engine(sp_degree=2, concurrency=2) as engine:
+        options = {"algorithm": "dsi", "concurrency": 2, "max_new_tokens": 6, "latencies": Latencies(9e-3, 3e-3)}
+        begin, moments = time.perf_counter(), []
+        for result in engine.serve(CROWD[:6], **options):
+            assert result.run.ideal_s is None
+            moments.append(time.perf_counter() - begin)
+        assert moments[0] < moments[-1] / 2
+        assert all(result.run.ideal_s for result in engine.generate(CROWD[:6], **options))
+
+
+def test_a_forward_that_failed_is_not_taken_for_a_prompt_that_was_read():
+    """Paced runs keep the slots of an equal prompt; those that a failure took away are made anew."""
+    with tiny_engine(sp_degree=1) as engine:
+        server, options = engine._backend._workers["target_0"]._server, {"latencies": Latencies(4e-3, 1e-3)}
+        expected = generate(engine, PROMPTS[0], "non_si", max_new_tokens=8, **options).tokens
+        programs = server._programs
+
+        def fail(*_):
+            raise MemoryError("out of memory, once")
+
+        server._programs = dataclasses.replace(programs, judge=fail)
+        with pytest.raises(WorkerError, match="target_0 failed: out of memory, once"):
+            generate(engine, PROMPTS[0], "non_si", max_new_tokens=8, **options)
+        server._programs = programs
+        assert generate(engine, PROMPTS[0], "non_si", max_new_tokens=8, **options).tokens == expected
+
+
+@pytest.mark.parametrize(
+    ("schedule", "error", "message"),
+    [
+        (lambda view: [], TimeoutError, "no work is under way, so no event will ever come"),
+        (lambda view: [verify(view)], ValueError, "the policy verifies without an idle server or a waiting token"),
+        (lambda view: [draft(view)], ValueError, "the policy drafts where nothing can be drafted"),
+    ],
+)
+def test_a_policy_that_stalls_or_misuses_its_verbs_is_told_so_at_once(engine, schedule, error, message):
+    policy = Policy("bad", "Bad", "does no good", schedule, auto=lambda *_: Blocks(0, 1))
+    with pytest.raises(error, match=message):
+        generate(engine, PROMPTS[0], policy, max_new_tokens=3)
+    assert len(generate(engine, PROMPTS[0], "dsi", max_new_tokens=3).tokens) == 3
 
 
 def test_a_failing_request_does_not_end_the_others():

@@ -76,6 +76,8 @@ def draft(view: View) -> Draft:
     """Ask the drafter for its next tokens; the first time in an epoch, tell it what the sequence now is."""
     sequence, drafts = view.sequence, view.drafts
     count = min(view.plan.draft_burst, sequence.draft_limit - view.draft_end)
+    if count < 1 or not drafts.ready:
+        raise ValueError("the policy drafts where nothing can be drafted; ask `may_draft` first")
     start, tokens = view.draft_end, ()  # behind the drafts under way
     if not drafts.started:
         start = min(sequence.unchanged(*drafts.cached), len(sequence.tokens) - 1)
@@ -96,6 +98,11 @@ def verify(view: View) -> Verify:
     The server first catches up on the tokens it has not seen, so `start` may lie before the window.
     """
     sequence, window = view.sequence, view.sequence.fed
+    if not view.idle or not sequence.waiting:
+        raise ValueError(
+            "the policy verifies without an idle server or a waiting token; look at `view.idle` and "
+            "`view.sequence.waiting` first"
+        )
     server = _most_caught_up(view)
     start = min(sequence.unchanged(*view.cached[server]), window)
     end = sequence.fed = min(len(sequence.tokens), window + view.plan.widest)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import numbers
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from dsi_jax.drafters import Drafter
 from dsi_jax.engine.acceptance import SeenAcceptance
 from dsi_jax.engine.pair import Own, open_pair
 from dsi_jax.engine.plans import make_plan
-from dsi_jax.engine.requests import Asked, Border, NoText, Prompt, StopStrings, as_prompts
+from dsi_jax.engine.requests import Asked, Border, NoText, Prompt, StopStrings, as_prompts, is_integer
 from dsi_jax.engine.result import Result
 from dsi_jax.engine.servers import make_servers
 from dsi_jax.engine.stream import OnText, stream
@@ -119,7 +120,8 @@ class Engine:
           ValueError: an impossible request, with the value and the remedy.
           WorkerError: a server failed; its exception is the cause, `results` holds what there is of every prompt.
         """
-        results = sorted(self._serve(prompts, algorithm, on_text, **options), key=lambda result: result.index)
+        served = self._serve(prompts, algorithm, on_text, with_ideals=True, **options)
+        results = sorted(served, key=lambda result: result.index)
         for result in results:
             if result.error:
                 result.error.results = results
@@ -135,7 +137,8 @@ class Engine:
           prompts, algorithm: as in `generate`.
           concurrency: how many prompts are under way at once, on the same servers; default 1.
           max_new_tokens, sampling, lookahead, stop, eos_ids: default the config's.
-          latencies: pace every forward at these; None: as fast as the devices go.
+          latencies: pace every forward at these; None: as fast as the devices go. With several prompts under way the
+            ideal of one needs the outcomes of all, so `serve` leaves it out then, and `generate` has it.
           acceptance: the rate that planning reckons with; None: that of all runs with this sampling so far.
 
         Raises:
@@ -149,8 +152,12 @@ class Engine:
         The loop runs on a thread of its own, so a slow consumer does not slow down the servers; leaving the
         iterator early ends the run.
         """
+        self._check_open()
         if self.tokenizer is None:
             raise ValueError("streaming gives text, and this engine has no tokenizer; use generate")
+        if "on_text" in options:
+            raise ValueError("stream yields the text, so it takes no on_text; use generate")
+        self._border.ask(prompt, max_new_tokens=options.get("max_new_tokens"))
         return stream(lambda on_text: self.generate([prompt], on_text=on_text, **options))
 
     def check(self, prompt: Prompt, max_new_tokens: int | None = None) -> None:
@@ -159,6 +166,7 @@ class Engine:
         Raises:
           ValueError: empty, outside the vocabulary, or too long for the cache.
         """
+        self._check_open()
         self._border.ask(prompt, max_new_tokens=max_new_tokens)
 
     def plan(
@@ -172,6 +180,7 @@ class Engine:
         concurrency: int = 1,
     ) -> Plan:
         """Resolve how the servers are used; `auto` lookahead is derived from latencies and acceptance rate."""
+        concurrency = self._check_concurrency(concurrency)
         forecast = self._forecast(latencies, sampling, acceptance)
         lookahead = self._border.lookahead(lookahead)
         drafts = self._drafter.burst
@@ -197,6 +206,7 @@ class Engine:
         algorithm: Policy | str,
         on_text: OnText | None,
         *,
+        with_ideals: bool = False,
         concurrency: int = 1,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
@@ -208,6 +218,8 @@ class Engine:
     ) -> Iterator[Result]:
         self._check_open()
         concurrency = self._check_concurrency(concurrency, on_text)
+        if latencies is not None and not isinstance(latencies, Latencies):
+            raise ValueError(f"latencies={latencies!r} must be Latencies(target_s, drafter_s)")
         policy, lookahead = find_policy(algorithm), self._border.lookahead(lookahead)
         jobs = [  # all prompts are checked before the first one is run
             _Job(
@@ -229,7 +241,7 @@ class Engine:
             plan = self.plan(
                 policy, lookahead, latencies, sampling=sampling, acceptance=acceptance, concurrency=concurrency
             )
-            return self._run(plan, jobs, latencies, on_text)
+            return self._run(plan, jobs, latencies, on_text, with_ideals or concurrency == 1)
 
         # one at a time, every prompt has a plan of its own, which knows the acceptance of those before it
         batches = [jobs] if concurrency > 1 else [[job] for job in jobs]
@@ -251,9 +263,14 @@ class Engine:
             del turn
 
     def _run(
-        self, plan: Plan, jobs: list[_Job], latencies: Latencies | None, on_text: OnText | None
+        self,
+        plan: Plan,
+        jobs: list[_Job],
+        latencies: Latencies | None,
+        on_text: OnText | None,
+        with_ideals: bool,
     ) -> Iterator[Result]:
-        """Run prompts under one plan; yields the results as they are complete."""
+        """Run prompts under one plan; yields the results as they are complete, or with their ideals at the end."""
         self._backend.drain()  # an interrupt may have left answers of the last call behind
         if plan.policy.drafts and self._drafter.rehearse:
             self._rehearse(jobs)
@@ -265,9 +282,10 @@ class Engine:
         by_id = {job.request.id: job for job in jobs}
         tasks = [Task(job.request, job.words, self._on_commit(job, on_text)) for job in jobs]
         traces = loop.serve(plan, tasks, backend)
-        if latencies:  # the ideal of one needs the outcomes of all
+        ideals: dict[int, float] = {}
+        if latencies and with_ideals:  # the ideal of one needs the outcomes of all
             traces = list(traces)
-        ideals = self._ideals(traces, jobs, plan, latencies) if latencies else {}
+            ideals = self._ideals(traces, jobs, plan, latencies)
         for trace in traces:
             job = by_id[trace.request]
             yield self._result(trace, job, plan, compilations.count, ideals.get(trace.request), on_text)
@@ -326,21 +344,25 @@ class Engine:
         if not self._finalizer.alive:
             raise RuntimeError(CLOSED)
 
-    def _check_concurrency(self, concurrency: int, on_text: OnText | None) -> int:
-        if not isinstance(concurrency, int) or not 1 <= concurrency <= self.config.concurrency:
+    def _check_concurrency(self, concurrency: int, on_text: OnText | None = None) -> int:
+        if on_text is not None and not callable(on_text):
+            raise ValueError(f"on_text={on_text!r} must be a function that takes a piece of text")
+        if not is_integer(concurrency) or not 1 <= concurrency <= self.config.concurrency:
             raise ValueError(
                 f"concurrency={concurrency!r} must be an integer from 1 to {self.config.concurrency}, the caches that "
                 "every server has; set concurrency in the config to have more"
             )
         if concurrency > 1 and on_text:
             raise ValueError(f"on_text follows one prompt at a time, and concurrency={concurrency}; use serve")
-        return concurrency
+        return int(concurrency)
 
     def _forecast(self, latencies: Latencies | None, sampling: Sampling | None, acceptance: float | None) -> Forecast:
         """What is known before a run: the floors or the measured latencies, and the acceptance rate."""
         known = latencies or self.measured
         if acceptance is None:
             acceptance = self._seen.rate(sampling or self.config.sampling)
+        if not isinstance(acceptance, numbers.Real):
+            raise ValueError(f"acceptance={acceptance!r} must be a number in [0, 1]")
         return Forecast(known.target_s, known.drafter_s, acceptance)
 
     def _warm_up(self, servers: Mapping[str, Any]) -> WarmedUp:

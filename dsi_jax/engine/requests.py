@@ -2,7 +2,7 @@
 
 import dataclasses
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dsi_jax.base import Request, Sampling
@@ -28,9 +28,9 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     Raises:
       ValueError: neither.
     """
-    if isinstance(prompts, str) or (_is_sequence(prompts) and len(prompts) and _is_number(prompts[0])):
+    if isinstance(prompts, str) or (_is_ids(prompts) and len(prompts) and is_integer(prompts[0])):
         return [prompts]
-    if not _is_sequence(prompts) or not all(isinstance(p, str) or _is_sequence(p) for p in prompts):
+    if isinstance(prompts, bytes) or not _is_sequence(prompts) or not all(map(_is_prompt, prompts)):
         raise ValueError(f"prompts={prompts!r} must be a text, a sequence of token ids, or a list of either")
     return list(prompts)
 
@@ -81,6 +81,8 @@ class Border:
           ValueError: an empty stop string, one that is no text, or stop strings without a tokenizer.
         """
         stop = self._config.stop if stop is None else stop
+        if not isinstance(stop, str) and not isinstance(stop, Iterable):
+            raise ValueError(f"stop={stop!r} must be a text, or several")
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if wrong := [text for text in stop if not isinstance(text, str)]:
             raise ValueError(f"stop={wrong[0]!r} must be a text, or several")
@@ -99,7 +101,7 @@ class Border:
         lookahead = self._config.lookahead if lookahead is None else lookahead
         if lookahead == "auto":
             return lookahead
-        if not _is_number(lookahead) or not 1 <= lookahead <= self._max_length:
+        if not is_integer(lookahead) or not 1 <= lookahead <= self._max_length:
             raise ValueError(
                 f"lookahead={lookahead!r} must be auto, or an integer from 1 to {self._max_length}, "
                 "the tokens that the cache holds"
@@ -110,12 +112,13 @@ class Border:
         tokenizer = self._tokenizer
         if not isinstance(prompt, str):
             ids = tuple(_integer("token id", token) for token in prompt)
+            self._check_ids("of the prompt", ids)
             text = tokenizer.decode(list(ids)) if tokenizer else " ".join(map(str, ids))
         elif tokenizer is None:
             raise ValueError("this engine has no tokenizer; give prompts as token ids")
         else:
             ids, text = tuple(self._encode_text(prompt)), prompt
-        self._check_ids("of the prompt", ids)
+            self._check_ids("of the prompt", ids)
         return ids, text
 
     def _encode_text(self, prompt: str) -> list[int]:
@@ -133,6 +136,8 @@ class Border:
         eos_ids = self._config.eos_ids if eos_ids is None else eos_ids
         if eos_ids is None:
             return frozenset(self._tokenizer.eos_ids) if self._tokenizer else frozenset()
+        if not isinstance(eos_ids, Iterable):
+            raise ValueError(f"eos_ids={eos_ids!r} must be several token ids, such as ({eos_ids},)")
         ids = frozenset(_integer("eos_ids", token) for token in eos_ids)
         self._check_ids("in eos_ids", ids)
         return ids
@@ -169,15 +174,23 @@ class NoText:
         return ""
 
 
+def _is_prompt(value: Any) -> bool:
+    return isinstance(value, str) or _is_ids(value)
+
+
+def _is_ids(value: Any) -> bool:
+    return _is_sequence(value) and not isinstance(value, bytes)
+
+
 def _is_sequence(value: Any) -> bool:
     return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, str | dict)
 
 
-def _is_number(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _integer(name: str, value: Any) -> int:
-    if not _is_number(value):
+    if not is_integer(value):
         raise ValueError(f"{name}={value!r} must be an integer")
     return int(value)

@@ -27,6 +27,8 @@ def find_policy(policy: Policy | str) -> Policy:
     """
     if isinstance(policy, Policy):
         return policy
+    if not isinstance(policy, str | Path):
+        raise ValueError(f"algorithm={policy!r} must be a name, a file, or a Policy")
     if str(policy).endswith(".py"):
         return _read_policy(Path(policy))
     if policy not in POLICIES:

@@ -8,6 +8,7 @@ from dsi_jax.runtime.mailbox import Mailbox
 from dsi_jax.runtime.worker import Answer, Flushed, Server, Worker
 
 DEADLINE_S = 120.0  # of one event; a forward that takes longer counts as hung
+STALL_S = 1.0  # after so long without an event it is looked at whether anybody has work at all
 
 
 class DeviceBackend:
@@ -53,7 +54,13 @@ class DeviceBackend:
         self._workers[order.server].submit(self._run, order)
 
     def next_event(self) -> tuple[Event, Span | None]:
-        return self.poll(self._deadline_s) or self._give_up()
+        until = time.monotonic() + self._deadline_s
+        while (left_s := until - time.monotonic()) > 0:
+            if found := self.poll(min(left_s, STALL_S)):
+                return found
+            if not any(worker.busy for worker in self._workers.values()):
+                break
+        return self._give_up()
 
     def poll(self, timeout_s: float) -> tuple[Event, Span | None] | None:
         """Wait for the next event of this run, None if none comes in time."""
@@ -65,6 +72,7 @@ class DeviceBackend:
         return None
 
     def ready(self) -> bool:
+        time.sleep(0)  # the caller is about to think: workers that wait for the interpreter go first
         return bool(self._answers)
 
     def drain(self) -> tuple[Span, ...]:

@@ -118,7 +118,7 @@ class TargetServer:
         if slot.sampling != job.request.sampling:
             slot.sampling, slot.knobs = job.request.sampling, self._model.knobs(job.request.sampling)
         runs = []
-        if not (job.request.reuse_prompt and slot.prompt == job.tokens):
+        if not (job.request.reuse_prompt and slot.prompt == job.tokens and slot.cache is not None):
             slot.prompt = None  # until the slots are really there
             runs = self._read_prompt(slot, job.tokens)
             slot.prompt = job.tokens
