@@ -71,10 +71,9 @@ def settings_of(config: Config, policy: Policy, latencies: Latencies | None) -> 
     """Fingerprint of all that a result depends on besides its prompt; how many run at once changes no token."""
     fields = dataclasses.asdict(dataclasses.replace(config, prompts=(), concurrency=1))
     paced = dataclasses.asdict(latencies) if latencies else None
-    own = policy.name not in POLICIES
-    source = (
-        Path(inspect.getsourcefile(policy.schedule)).read_text("utf-8") if own else None
-    )  # an edit makes it another
+    source = None
+    if policy.name not in POLICIES:  # edited, it is another policy
+        source = Path(inspect.getsourcefile(policy.schedule)).read_text(encoding="utf-8")
     return fingerprint({"config": fields, "algorithm": policy.name, "source": source, "latencies": paced})
 
 
