@@ -1,6 +1,6 @@
 """Measure the simulators: cost per event of the event loop, and time per configuration of the array programs.
 
-  python launch/benchmark_simulation.py --out=out/simulation          (about two minutes on 2 cores)
+  python launch/benchmark_simulation.py --out=out/simulation          (about a minute on 2 cores)
 
 events: seconds per event over SP degree and over length, and one simulated hour of DSI at SP = 64, t = 20.6 ms and
 c = 6.8 ms, a = 0.93. sweep: SI and DSI for 1,000 tokens, 5 repeats, the same work for which the authors' simulator

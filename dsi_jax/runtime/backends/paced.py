@@ -92,8 +92,7 @@ class PacedBackend:
                 time.sleep(0)  # the last stretch: a timed wait would overshoot it
 
     def ready(self) -> bool:
-        if self._inner.ready():
-            self._hold(self._inner.next_event())
+        self._inner.ready()  # which lets those who compute go first
         while found := self._inner.poll(0.0):
             self._hold(found)
         return bool(self._computed) and self._due(self._earliest()) - self.now() <= SOON_S
