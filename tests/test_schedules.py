@@ -250,3 +250,14 @@ def test_every_draft_is_recorded_at_its_own_position():
         assert drafted == list(range(drafted[0], drafted[0] + len(drafted)))
     useful = sum(not span.stale for span in trace.spans if span.kind == "draft")
     assert useful == sum(commit.accepted for commit in trace.commits)
+
+
+@pytest.mark.parametrize(("target_s", "drafter_s"), [(1e-10, 1e-11), (1e-11, 1e-10), (1e-9, 1e-10), (1e-300, 1e-300)])
+def test_latencies_below_the_clock_take_a_tick(target_s, drafter_s):
+    """Whatever takes time takes at least a tick: no stall, no draft dropped after it has ended, no ideal of 0."""
+    duration = Latencies(target_s, drafter_s).duration
+    for seed, policy in itertools.product(range(30), POLICIES.values()):
+        oracle, request = HashOracle(0.6, seed=seed), Request((1, seed), 30)
+        trace = loop.run(Plan(policy, 2, 3, draft_depth=3), request, VirtualBackend(oracle, duration))
+        assert tokens_of(trace) == expected(oracle, request)
+        assert trace.wall_s > 0
