@@ -1,4 +1,4 @@
-"""Calling simulate.py and reproduce.py as their users do, several times in one process."""
+"""Calling launchers as their users do, several times in one process."""
 
 import json
 import os

@@ -24,6 +24,7 @@ from dsi_jax.checkpoints import store
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import init_params
 from dsi_jax.policies import POLICIES
+from tests.launchers import launch
 
 ROOT = Path(__file__).parent.parent
 TINY = ModelConfig(
@@ -55,36 +56,13 @@ REQUIRED = {
     "wall_over_ideal",
 }
 
-# Calls launch/generate.py once per list of arguments, all in one process, and prints how each call ended.
-DRIVER = """
-import contextlib, io, json, sys, traceback
-sys.path.insert(0, "launch")
-import _cli, generate
-from absl.testing import flagsaver
 
-endings = []
-for arguments in json.load(sys.stdin):
-    sys.argv = ["launch/generate.py", *arguments]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            _cli.run(generate.main)
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            code = 1
-            traceback.print_exc()
-    endings.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(endings))
-"""
-
-
-def python(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python at the root of the repository, on CPU, as `make` does."""
     ours = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | ours
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, input=stdin, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -312,9 +290,8 @@ def filled(case: str, models: Path, out: Path) -> list[str]:
 def endings(models, precious) -> dict[str, tuple[int, str, str]]:
     """How every bad call ended: exit code, stdout, stderr."""
     together = [case for case in BAD if case not in AS_SUBPROCESS]
-    driven = python("-c", DRIVER, stdin=json.dumps([filled(case, models, precious) for case in together]))
-    assert driven.returncode == 0, driven.stderr
-    found = dict(zip(together, map(tuple, json.loads(driven.stdout)), strict=True))
+    driven = launch("generate", [filled(case, models, precious) for case in together])
+    found = dict(zip(together, driven, strict=True))
     for case in AS_SUBPROCESS:
         run = generate(*filled(case, models, precious))
         found[case] = (run.returncode, run.stdout, run.stderr)

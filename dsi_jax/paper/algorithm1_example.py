@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from dsi_jax.paper.algorithm1 import Outcome, ThreadSpan, run
+from dsi_jax.paper.algorithm1 import Outcome, run
 from dsi_jax.paper.models import SyntheticModels
 
 PROMPT = (0,)
@@ -79,11 +79,6 @@ class Example:
             f"at most {threads['most_at_once']} at once"
         )
         return "\n".join(lines)
-
-
-def _span(span: ThreadSpan) -> dict[str, Any]:
-    start, end = span.start_ns / 1e6, span.end_ns / 1e6
-    return {"thread": span.label, "start_ms": start, "end_ms": end, "stale": span.stale}
 
 
 def example(models: SyntheticModels = MODELS, new_tokens: int = NEW_TOKENS) -> Example:
