@@ -63,9 +63,8 @@ def files(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def reproduced(files, tmp_path_factory):
     out = tmp_path_factory.mktemp("reproduced")
-    bad = {
-        name: [*arguments, "--out={out}"] for name, (arguments, _) in BAD_ARTIFACTS.items()
-    }  # never the shared default
+    # never the default directory, which another process of the tests may hold
+    bad = {name: ["--out={out}", *arguments] for name, (arguments, _) in BAD_ARTIFACTS.items()}
     calls = ARTIFACTS | bad
     filled = [[a.format(files=files, out=out) for a in arguments] for arguments in calls.values()]
     endings = dict(zip(calls, launch("reproduce", filled), strict=True))
