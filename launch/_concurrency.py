@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dsi_jax import POLICIES, Engine, Latencies, Policy
-from dsi_jax.sweeps.crowds import virtual_crowd
+from dsi_jax.array_programs.crowds import virtual_crowd
 from dsi_jax.telemetry import comparison
 from dsi_jax.telemetry.crowd import Crowd, measure_crowd
 from dsi_jax.telemetry.run import Run

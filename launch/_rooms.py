@@ -23,7 +23,12 @@ HOST = (  # rooms without jax, from the ground up
         Room("files", "whole files or none"),
         Room("embedded", "the small pair"),
     ),
-    (Room("planning", "(t, c, a, SP) to a plan"), Room("wire", "jobs as JSON"), Room("prompts", "files of prompts")),
+    (
+        Room("planning", "(t, c, a, SP) to a plan"),
+        Room("profiles", "what forwards cost"),
+        Room("wire", "jobs as JSON"),
+        Room("prompts", "prompt files"),
+    ),
     (Room("control", "sequence, drafts, pool, controller, loop"),),
     (Room("policies", "non-SI, SI, DSI, yours"), Room("simulation", "the loop in virtual time")),
     (Room("telemetry", "runs, comparisons, reports, timelines"),),
@@ -37,11 +42,13 @@ DEVICE = (  # rooms with jax, from the ground up
         Room("programs", "what is compiled"),
         Room("training", "train, distil"),
     ),
-    (Room("drafters", "model, n-gram, yours"), Room("sweeps", "simulations as arrays")),
+    (Room("drafters", "model, n-gram, yours"), Room("array_programs", "simulations as arrays")),
     (Room("runtime", "servers, workers, backends"), Room("config", "an experiment as data")),
 )
 TOP = (  # over both
     Room("engine", "from a config to servers; generate, serve, stream"),
+    Room("layouts, aot, measuring", "which split of the chips: predicted, compiled for, measured"),
+    Room("sweeps", "grids of experiments"),
     Room("paper", "the reproduction of the paper's results"),
     Room("launch, configs, colab", "scripts, experiment cards, the notebook"),
 )

@@ -16,12 +16,12 @@ import _cli
 import _show
 from absl import flags
 
+from dsi_jax.array_programs.compare import draw_outcomes
 from dsi_jax.base import Blocks, Trace
 from dsi_jax.files import write_json
 from dsi_jax.paper import heatmap
 from dsi_jax.policies import DSI
 from dsi_jax.simulation.setting import Setting, virtual_run
-from dsi_jax.sweeps.compare import draw_outcomes
 from dsi_jax.telemetry.cost import cost_png
 
 _OUT = flags.DEFINE_string("out", "out/simulation", "Directory for simulation.json and cost.png.")

@@ -18,14 +18,14 @@ import _show
 import numpy as np
 from absl import flags
 
+from dsi_jax.array_programs import compare
+from dsi_jax.array_programs.words import in_words
 from dsi_jax.base import Policy, Trace
 from dsi_jax.files import write_json
 from dsi_jax.paper.closed_forms import servers_needed
 from dsi_jax.paper.measurement import measured_setting, read_trace
 from dsi_jax.policies import POLICIES
 from dsi_jax.simulation.setting import Setting, virtual_run
-from dsi_jax.sweeps import compare
-from dsi_jax.sweeps.words import in_words
 from dsi_jax.telemetry import plots, timeline
 
 _TARGET_MS = flags.DEFINE_float("target_ms", None, "Milliseconds of a target forward.")

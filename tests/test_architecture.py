@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "control": {"base", "planning"},
     "policies": {"base", "control", "planning"},
     "simulation": {"base", "control", "planning"},
-    "telemetry": {"base", "policies", "files", "prompts"},
+    "profiles": {"base", "files"},
+    "telemetry": {"base", "policies", "files", "prompts", "profiles"},
     "prompts": {"base"},
     "decoding": {"base", "models"},
     "programs": {"base", "models", "decoding", "placement"},
@@ -41,14 +42,31 @@ MAY_IMPORT = {
     },
     "checkpoints": {"base", "models", "embedded", "files"},
     "training": {"base", "models", "checkpoints", "embedded"},
-    "sweeps": {"base", "control", "planning", "policies", "simulation"},
+    "array_programs": {"base", "control", "planning", "policies", "simulation"},
     "config": {"base", "checkpoints", "placement", "drafters"},
 }
-MAY_IMPORT["engine"] = set(MAY_IMPORT) - {"training", "sweeps"}
+MAY_IMPORT["engine"] = set(MAY_IMPORT) - {"training", "array_programs", "profiles"}
+MAY_IMPORT["aot"] = {
+    "base",
+    "files",
+    "profiles",
+    "models",
+    "decoding",
+    "placement",
+    "programs",
+    "drafters",
+    "runtime",
+    "checkpoints",
+    "config",
+}
+MAY_IMPORT["layouts"] = MAY_IMPORT["aot"] | MAY_IMPORT["array_programs"] | {"array_programs"}
+MAY_IMPORT["measuring"] = MAY_IMPORT["aot"] | MAY_IMPORT["engine"] | {"engine"}
+MAY_IMPORT["sweeps"] = MAY_IMPORT["layouts"] | MAY_IMPORT["measuring"] | {"layouts"}
 MAY_IMPORT[""] = set()  # dsi_jax/__init__.py names its members and imports them when they are first used
 MAY_IMPORT["paper"] = set(MAY_IMPORT) - {""}  # the reproduction may use everything
 
-HOST_ONLY = {"base", "files", "wire", "policies", "planning", "control", "simulation", "telemetry", "prompts"}
+HOST_ONLY = {"base", "files", "wire", "policies", "planning", "control", "simulation"}
+HOST_ONLY |= {"telemetry", "prompts", "profiles"}
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}
 LEAVES = {"launch", "configs", "tests", "colab"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve"}

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from configs.paper_table import get_config
+from dsi_jax.array_programs.compare import SEARCHED, draw_outcomes, dsi_ms, si_ms
 from dsi_jax.base import Blocks, Forecast
 from dsi_jax.planning import blocks, epochs
 from dsi_jax.planning.blocks import best_blocks, derive_blocks, smallest_sufficient_lookahead
@@ -12,7 +13,6 @@ from dsi_jax.planning.epochs import SLICE, windows
 from dsi_jax.planning.lookahead import best_si_lookahead, choose_blocks
 from dsi_jax.policies import DSI, NON_SI, SI
 from dsi_jax.simulation.setting import Setting
-from dsi_jax.sweeps.compare import SEARCHED, draw_outcomes, dsi_ms, si_ms
 
 ROWS = [(row.setting.target_ms, row.setting.drafter_ms, row.setting.acceptance) for row in get_config().rows]
 

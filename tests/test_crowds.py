@@ -2,11 +2,11 @@
 
 import pytest
 
+from dsi_jax.array_programs.crowds import virtual_crowd
 from dsi_jax.base import Blocks, Forecast, Plan
 from dsi_jax.planning.lookahead import choose_blocks
 from dsi_jax.policies import NON_SI, POLICIES
 from dsi_jax.simulation.latencies import Latencies
-from dsi_jax.sweeps.crowds import virtual_crowd
 from dsi_jax.telemetry import crowd_figure
 from dsi_jax.telemetry.crowd import measure_crowd
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from dsi_jax.array_programs.compare import draw_outcomes, dsi_ms, si_ms
 from dsi_jax.base import Blocks
 from dsi_jax.paper import closed_forms
 from dsi_jax.simulation.setting import Setting
-from dsi_jax.sweeps.compare import draw_outcomes, dsi_ms, si_ms
-from tests.test_sweeps import ROWS
+from tests.test_array_programs import ROWS
 
 MANY = 4000  # runs; every comparison below is within 4 standard errors, false alarms 6e-5 each on new seeds
 

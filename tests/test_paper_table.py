@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from dsi_jax.array_programs.compare import draw_outcomes, dsi_ms
 from dsi_jax.base import Blocks
 from dsi_jax.paper import closed_forms, table
 from dsi_jax.paper.accounting import reference_accounting
 from dsi_jax.paper.markdown import markdown
 from dsi_jax.paper.rows import Paced, Row
 from dsi_jax.simulation.setting import Setting
-from dsi_jax.sweeps.compare import draw_outcomes, dsi_ms
 
 ROOT = Path(__file__).parent.parent
 CARD = runpy.run_path(str(ROOT / "configs" / "paper_table.py"))["get_config"]().rows

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsi_jax.array_programs.compare import draw_outcomes
 from dsi_jax.base import Blocks
 from dsi_jax.planning.waiting import worth_waiting
 from dsi_jax.policies import DSI
 from dsi_jax.simulation.setting import Setting, virtual_run
-from dsi_jax.sweeps.compare import draw_outcomes
 
 
 def test_the_drafter_waits_for_a_verdict_that_is_near():

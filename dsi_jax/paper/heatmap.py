@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from dsi_jax.array_programs.compare import draw_outcomes
+from dsi_jax.array_programs.ticks import dsi_unhindered_ticks, si_ticks
 from dsi_jax.paper import closed_forms
-from dsi_jax.sweeps.arrays import dsi_unhindered_ticks, si_ticks
-from dsi_jax.sweeps.compare import draw_outcomes
 
 LONGEST = 200  # the paper's largest lookahead of SI
 FIXED = 5  # SI's lookahead in the paper's second figure

@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from dsi_jax.array_programs.intervals import Interval
 from dsi_jax.base import Blocks
 from dsi_jax.simulation.setting import Setting
-from dsi_jax.sweeps.intervals import Interval
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dsi_jax.array_programs.compare import SEARCHED, Comparison, compare, draw_outcomes, dsi_ms, si_ms
+from dsi_jax.array_programs.intervals import ratio_interval
 from dsi_jax.base import Blocks
 from dsi_jax.paper.accounting import PRINTED_LOOKAHEADS, reference_accounting
 from dsi_jax.paper.rows import Auto, Best, Result, Row, SameLookahead
 from dsi_jax.planning.blocks import smallest_sufficient_lookahead
 from dsi_jax.simulation.setting import Setting
-from dsi_jax.sweeps.compare import SEARCHED, Comparison, compare, draw_outcomes, dsi_ms, si_ms
-from dsi_jax.sweeps.intervals import ratio_interval
 
 PROTOCOL = (
     "50 tokens, 7 target servers, prompt already read. exact_best: every token counted, SI and DSI each at its best "

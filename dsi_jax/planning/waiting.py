@@ -19,8 +19,8 @@ Three things are added to that:
 * With one server, the window that follows a verdict goes out at once, without the draft that was not begun. Where the
   drafter is more than half as slow as the target, windows hold so few drafts that waiting does not pay.
 
-The event loop (`timing.py`), the dispatch rule (`epochs.py`) and the array programs (`sweeps/arrays.py`) all use this
-one definition. It therefore has no branches, and its arguments may be numbers or arrays.
+The event loop (`timing.py`), the dispatch rule (`epochs.py`) and the array programs (`array_programs/ticks.py`) all use
+this one definition. It therefore has no branches, and its arguments may be numbers or arrays.
 """
 
 from typing import Any

@@ -1,1 +1,1 @@
-"""Many simulations at once, in JAX: the schedules of `control` as array programs, and what is made of them."""
+"""Grids of experiments: any fields of a config, one line of results per run, resumed where they stopped."""

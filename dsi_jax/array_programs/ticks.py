@@ -1,4 +1,4 @@
-"""SI and DSI as array programs: one run is a function of integers, and sweeps are `vmap`s of it.
+"""SI and DSI as array programs: one run is a function of integers, and many runs are a `vmap` of it.
 
 The event loop in virtual time is the definition; these say the same to the tick, for fixed latencies, which a test
 holds. Time is counted in int32 ticks, so that equal times are equal whatever their sum. What the drafts are worth is

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsi_jax.array_programs.chunks import in_chunks
+from dsi_jax.array_programs.intervals import Interval, interval, ratio_interval
+from dsi_jax.array_programs.ticks import TickPlan, dsi_ticks, si_ticks
 from dsi_jax.base import Blocks, Policy
 from dsi_jax.planning.blocks import LONGEST, best_blocks, smallest_sufficient_lookahead
 from dsi_jax.planning.lookahead import best_si_lookahead
 from dsi_jax.policies import DSI, NON_SI, SI
 from dsi_jax.simulation.setting import Setting, virtual_ms
-from dsi_jax.sweeps.arrays import TickPlan, dsi_ticks, si_ticks
-from dsi_jax.sweeps.chunks import in_chunks
-from dsi_jax.sweeps.intervals import Interval, interval, ratio_interval
 
 TICKS_PER_MS = 1000
 SEARCHED = range(1, 21)  # lookaheads

@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from dsi_jax.array_programs.compare import Comparison, EventRuns
+from dsi_jax.array_programs.intervals import Interval
 from dsi_jax.base import Blocks
 from dsi_jax.policies import DSI, NON_SI, SI
 from dsi_jax.simulation.setting import Setting
-from dsi_jax.sweeps.compare import Comparison, EventRuns
-from dsi_jax.sweeps.intervals import Interval
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsi_jax.base import Blocks
-from dsi_jax.policies import DSI, POLICIES, SI
-from dsi_jax.simulation.setting import Setting, virtual_run
-from dsi_jax.sweeps import chunks
-from dsi_jax.sweeps.arrays import dsi_unhindered_ticks, first_wrong
-from dsi_jax.sweeps.compare import (
+from dsi_jax.array_programs import chunks
+from dsi_jax.array_programs.compare import (
     TICKS_PER_MS,
     blocks_of,
     compare,
@@ -27,8 +23,12 @@ from dsi_jax.sweeps.compare import (
     searched_lookaheads,
     si_ms,
 )
-from dsi_jax.sweeps.intervals import interval, ratio_interval
-from dsi_jax.sweeps.words import in_words
+from dsi_jax.array_programs.intervals import interval, ratio_interval
+from dsi_jax.array_programs.ticks import dsi_unhindered_ticks, first_wrong
+from dsi_jax.array_programs.words import in_words
+from dsi_jax.base import Blocks
+from dsi_jax.policies import DSI, POLICIES, SI
+from dsi_jax.simulation.setting import Setting, virtual_run
 
 ROOT = Path(__file__).parent.parent
 CARD = runpy.run_path(str(ROOT / "configs" / "paper_table.py"))["get_config"]().rows

@@ -1,0 +1,1 @@
+"""Which split of the chips between drafter, target replicas and tensor parallelism, and which algorithm on it."""
