@@ -1,22 +1,19 @@
 """How fast a layout is, by virtual time: many runs on the same random outcomes as every other layout."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from dsi_jax.array_programs.cases import dsi_cases_ms
 from dsi_jax.array_programs.compare import draw_outcomes, si_ms
-from dsi_jax.array_programs.intervals import Interval, interval
-from dsi_jax.base import Blocks, Plan, Request, Trace
-from dsi_jax.control import loop
+from dsi_jax.array_programs.intervals import Interval
+from dsi_jax.base import Blocks
 from dsi_jax.layouts.candidates import Layout, Lookahead
 from dsi_jax.layouts.costs import Costs
 from dsi_jax.planning.lookahead import choose_blocks
 from dsi_jax.policies import DSI, NON_SI, SI, find_policy
-from dsi_jax.simulation.oracles import RecordedOracle
 from dsi_jax.simulation.setting import Setting
-from dsi_jax.simulation.virtual import VirtualBackend
 
 
 @dataclasses.dataclass(frozen=True)
