@@ -1,13 +1,13 @@
-"""A profile as a picture: what forwards cost by width, burst and length, and how near they come to the memory's pace."""
+"""A profile as a picture: what forwards cost by width, burst and length, and how much of the bandwidth they reach."""
 
 from __future__ import annotations  # matplotlib's types are named without importing it
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dsi_jax.profiles.profile import Profile, ServerProfile
-from dsi_jax.telemetry.frame import BLUE, GREEN, ORANGE, RED, WIDTH, heading, place
+from dsi_jax.telemetry.frame import BLUE, GREEN, ORANGE, RED, WIDTH, at, heading, place
 from dsi_jax.telemetry.profile_words import at_half
 from dsi_jax.telemetry.style import AXIS_FONT, FAINT, GRID, INK, plain, save, title
 
@@ -131,8 +131,10 @@ def _draw_reached(axes: Axes, profile: Profile) -> None:
     places = list(range(len(bars)))[::-1]
     colours = [_COLOURS[order % len(_COLOURS)] for _, _, order in bars]
     axes.barh(places, [share for _, share, _ in bars], 0.62, color=colours, gid="reached")
-    for at, (_, share, _) in zip(places, bars, strict=True):
-        axes.annotate(f"{share:.0%}", (share, at), xytext=(4, 0), textcoords="offset points", fontsize=8.5, va="center")
+    for row, (_, share, _) in zip(places, bars, strict=True):
+        axes.annotate(
+            f"{share:.0%}", (share, row), xytext=(4, 0), textcoords="offset points", fontsize=8.5, va="center"
+        )
     plain(axes)
     axes.set_yticks(places, [name for name, _, _ in bars])
     axes.set_xlim(0, 1.18 * max(1.0, *(share for _, share, _ in bars)))
@@ -162,10 +164,8 @@ def _write_rest(axes: Axes, profile: Profile) -> None:
     axes.set_axis_off()
     title(axes, "Besides", "")
     for row, (name, value) in enumerate(_rest(profile)):
-        axes.text(0, 0.93 - 0.105 * row, name, fontsize=9, color=FAINT, transform=axes.transAxes, va="center")
-        axes.text(
-            1.05, 0.93 - 0.105 * row, value, fontsize=9, color=INK, transform=axes.transAxes, va="center", ha="right"
-        )
+        at(axes, 0, 0.93 - 0.105 * row, name, fontsize=9, color=FAINT)
+        at(axes, 1.05, 0.93 - 0.105 * row, value, fontsize=9, color=INK, ha="right")
 
 
 def _rest(profile: Profile) -> Iterator[tuple[str, str]]:
