@@ -3,8 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from dsi_jax.array_programs.compare import draw_outcomes
 from dsi_jax.layouts import crowds, fits
@@ -17,8 +19,16 @@ from dsi_jax.profiles.profile import Profile
 
 FEW, RUNS = 32, 256  # outcomes on which all layouts are tried, and the best ones
 KEPT = 12  # layouts that are ranked in the end; besides them the best of every algorithm
+FEW_TOKENS, CROWDS = 24, 6  # of several sequences: length of the answers at first, and runs in the end
 HOPELESS = 1.3  # times the best time found so far: what cannot come nearer is not tried
 OBJECTIVES = ("latency", "per_chip")
+
+
+class Tried(NamedTuple):
+    """A layout as the few outcomes showed it."""
+
+    case: Case
+    answer_s: float  # mean; without what the event loop adds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +36,9 @@ class Answer:
     """What was found."""
 
     ranked: list[Prediction]  # best first
+    tried: list[Tried]  # all that had a chance to be among them
     misfits: list[Misfit]
-    tried: int  # layouts with their lookaheads
+    room: Room
     demand: Demand
     objective: str
 
@@ -102,8 +113,10 @@ def search(
     demand = Demand(acceptance, wrong, link_s, concurrency, seed)
     costs = {layout: costs_of(profile, layout, prompt_tokens, new_tokens) for layout in options}
     cases = list(_cases(options, costs, lookaheads, demand))
-    ranked = crowds.rank(cases, demand, kept) if concurrency > 1 else _rank(cases, demand, objective, kept)
-    return Answer(sorted(ranked, key=order(objective)), misfits, len(cases), demand, objective)
+    tried = _try_crowds(cases, demand) if concurrency > 1 else _try(cases, demand)
+    chosen = _shortlist(tried, demand, objective, kept)
+    ranked = _predict_crowds(chosen, demand) if concurrency > 1 else _predict(chosen, demand)
+    return Answer(sorted(ranked, key=order(objective)), tried, misfits, room, demand, objective)
 
 
 def quicker(profile: Profile, role: str, program: str, tps: Sequence[int]) -> tuple[int, ...]:
@@ -172,42 +185,53 @@ def _bound_s(case: Case, demand: Demand) -> float:
     return demand.new_tokens * ((1 - a) * t + a * min(c, t))
 
 
-def _rank(cases: list[Case], demand: Demand, objective: str, kept: int) -> list[Prediction]:
-    """Try all cases on a few outcomes, and predict those that did best on all of them."""
+def _try(cases: list[Case], demand: Demand) -> list[Tried]:
+    """Run every case that may be among the best on a few outcomes."""
     few = dataclasses.replace(demand, wrong=demand.wrong[:FEW])
-    cases, means = _try(cases, few)
-    scores = means if objective == "latency" else means * np.asarray([case.layout.chips for case in cases])
-    chosen = _shortlist(cases, scores, demand, kept)
-    times = answer_times(chosen, demand)
-    return [predict(case, demand, row) for case, row in zip(chosen, times, strict=True)]
-
-
-def _try(cases: list[Case], few: Demand) -> tuple[list[Case], np.ndarray]:
-    """Mean seconds of every case that may be among the best."""
     quick = [case for case in cases if case.layout.algorithm != DSI.name]
     slow = [case for case in cases if case.layout.algorithm == DSI.name]
-    means = answer_times(quick, few).mean(1)
-    limit = HOPELESS * means.min()
+    means = list(answer_times(quick, few).mean(1))
+    limit = HOPELESS * min(means)
     hopeful = [case for case in slow if _bound_s(case, few) <= limit] or slow[:1]
-    if hopeful:
-        means = np.concatenate([means, answer_times(hopeful, few).mean(1)])
-    return quick + hopeful, means
+    means += list(answer_times(hopeful, few).mean(1))
+    return [Tried(case, float(mean)) for case, mean in zip(quick + hopeful, means, strict=True)]
 
 
-def _shortlist(cases: list[Case], scores: np.ndarray, demand: Demand, kept: int) -> list[Case]:
-    """The best cases, one lookahead of each layout; and those whose catch-ups fit one run of the program."""
-    ranked = [cases[index] for index in np.argsort(scores, kind="stable")]
+def _predict(chosen: Sequence[Case], demand: Demand) -> list[Prediction]:
+    """Run cases on all outcomes."""
+    times = answer_times(chosen, demand)
+    bar = tqdm(zip(chosen, times, strict=True), "event loop", len(chosen), leave=False, delay=1)
+    return [predict(case, demand, row) for case, row in bar]
+
+
+def _try_crowds(cases: list[Case], demand: Demand) -> list[Tried]:
+    """Run every case once, with short answers."""
+    few = dataclasses.replace(demand, wrong=demand.wrong[:1, :FEW_TOKENS])
+    bar = tqdm(cases, "several sequences", leave=False, delay=1)
+    return [Tried(case, crowds.predict_crowd(case, few, 1).answer_s) for case in bar]
+
+
+def _predict_crowds(chosen: Sequence[Case], demand: Demand) -> list[Prediction]:
+    bar = tqdm(chosen, "several sequences", leave=False, delay=1)
+    return [crowds.predict_crowd(case, demand, CROWDS) for case in bar]
+
+
+def _shortlist(tried: Sequence[Tried], demand: Demand, objective: str, kept: int) -> list[Case]:
+    """The best cases, one lookahead of each layout; some whose catch-ups fit one run of the program; every algorithm's.
+
+    A catch-up of several runs costs more than these times tell; the event loop will tell it of those that are chosen.
+    """
+    score = lambda one: one.answer_s * (one.case.layout.chips if objective == "per_chip" else 1)  # noqa: E731
+    ranked = [one.case for one in sorted(tried, key=score)]
     narrow = [case for case in ranked if _catch_up(case, demand) <= case.costs.verify_width]
     chosen: dict[Layout, Case] = {}
-    for few, most in ((ranked, kept), (narrow, kept // 2)):
-        found = 0
-        for case in few:
-            if found < most and case.layout not in chosen:
-                found += 1
-                chosen[case.layout] = case
+    for cases, most in ((ranked, kept), (narrow, kept // 2)):
+        best = dict.fromkeys(case.layout for case in cases if case.layout not in chosen)
+        for layout in list(best)[:most]:
+            chosen[layout] = next(case for case in cases if case.layout == layout)
     for algorithm in POLICIES:
-        for few in (ranked, narrow):
-            best = next((case for case in few if case.layout.algorithm == algorithm), None)
+        for cases in (ranked, narrow):
+            best = next((case for case in cases if case.layout.algorithm == algorithm), None)
             if best:
                 chosen.setdefault(best.layout, best)
     return list(chosen.values())
