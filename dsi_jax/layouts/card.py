@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import enum
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,18 @@ def write_card(path: str | Path, config: Config, title: str, expected: str) -> N
     Args:
       path: of the file, ending in .py.
       config: what it holds.
-      title: one line of what it is.
+      title: what it is, in a sentence.
       expected: what it should reach, and how that is known.
     """
     code = as_code(config, 4)
     nodes = ast.walk(ast.parse(code, mode="eval"))
     names = sorted({node.id for node in nodes if isinstance(node, ast.Name)})
-    text = f'''"""{title}
+    told = textwrap.fill(title, 118)
+    text = f'''"""{told}
 
   python launch/generate.py --config={path}
 
-Expected: {expected}
+{textwrap.fill(f"Expected: {expected}", 118)}
 """
 
 from dsi_jax import {", ".join(names)}
