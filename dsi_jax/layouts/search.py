@@ -13,11 +13,12 @@ from dsi_jax.layouts import crowds, fits
 from dsi_jax.layouts.candidates import LOOKAHEADS, Layout, Lookahead, Room, layouts
 from dsi_jax.layouts.costs import Costs, costs_of
 from dsi_jax.layouts.fits import Misfit
-from dsi_jax.layouts.predict import Case, Demand, Prediction, answer_times, plan_of, predict
+from dsi_jax.layouts.predict import Case, Demand, Prediction, answer_times, event_factor, plan_of, predict
 from dsi_jax.policies import DSI, NON_SI, POLICIES
 from dsi_jax.profiles.profile import Profile
 
 FEW, RUNS = 32, 256  # outcomes on which all layouts are tried, and the best ones
+PLAYED = 4  # outcomes on which the event loop plays the better half
 KEPT = 12  # layouts that are ranked in the end; besides them the best of every algorithm
 FEW_TOKENS, CROWDS = 24, 6  # of several sequences: length of the answers at first, and runs in the end
 HOPELESS = 1.3  # times the best time found so far: what cannot come nearer is not tried
@@ -28,7 +29,8 @@ class Tried(NamedTuple):
     """A layout as the few outcomes showed it."""
 
     case: Case
-    answer_s: float  # mean; without what the event loop adds
+    answer_s: float  # mean
+    played: bool = True  # with what the event loop adds, such as catch-ups of several runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +115,8 @@ def search(
     demand = Demand(acceptance, wrong, link_s, concurrency, seed)
     costs = {layout: costs_of(profile, layout, prompt_tokens, new_tokens) for layout in options}
     cases = list(_cases(options, costs, lookaheads, demand))
-    tried = _try_crowds(cases, demand) if concurrency > 1 else _try(cases, demand)
-    chosen = _shortlist(tried, demand, objective, kept)
+    tried = _try_crowds(cases, demand) if concurrency > 1 else _play(_try(cases, demand), demand, kept)
+    chosen = _shortlist(tried, objective, kept)
     ranked = _predict_crowds(chosen, demand) if concurrency > 1 else _predict(chosen, demand)
     return Answer(sorted(ranked, key=order(objective)), tried, misfits, room, demand, objective)
 
@@ -194,7 +196,25 @@ def _try(cases: list[Case], demand: Demand) -> list[Tried]:
     limit = HOPELESS * min(means)
     hopeful = [case for case in slow if _bound_s(case, few) <= limit] or slow[:1]
     means += list(answer_times(hopeful, few).mean(1))
-    return [Tried(case, float(mean)) for case, mean in zip(quick + hopeful, means, strict=True)]
+    played = [True] * len(quick) + [False] * len(hopeful)
+    return [Tried(case, float(mean), sure) for case, mean, sure in zip(quick + hopeful, means, played, strict=True)]
+
+
+def _play(tried: Sequence[Tried], demand: Demand, kept: int) -> list[Tried]:
+    """Add what the event loop adds, to those layouts of DSI that are among the best or the best of their chips."""
+    few = dataclasses.replace(demand, wrong=demand.wrong[:PLAYED])
+    open_ = sorted((i for i, one in enumerate(tried) if not one.played), key=lambda i: tried[i].answer_s)
+    narrow = [i for i in open_ if _catch_up(tried[i].case, demand) <= tried[i].case.costs.verify_width]
+    chosen = dict.fromkeys(open_[: 3 * kept] + narrow[:kept])
+    of_chips: dict[int, int] = {}
+    for i in (*open_, *narrow):
+        of_chips.setdefault(tried[i].case.layout.chips, i)
+    played = list(tried)
+    bar = tqdm(dict.fromkeys([*chosen, *of_chips.values()]), "event loop", leave=False, delay=1)
+    for i in bar:
+        factor = event_factor(tried[i].case, few, answer_times([tried[i].case], few)[0])
+        played[i] = Tried(tried[i].case, factor * tried[i].answer_s)
+    return played
 
 
 def _predict(chosen: Sequence[Case], demand: Demand) -> list[Prediction]:
@@ -216,29 +236,19 @@ def _predict_crowds(chosen: Sequence[Case], demand: Demand) -> list[Prediction]:
     return [crowds.predict_crowd(case, demand, CROWDS) for case in bar]
 
 
-def _shortlist(tried: Sequence[Tried], demand: Demand, objective: str, kept: int) -> list[Case]:
-    """The best cases, one lookahead of each layout; some whose catch-ups fit one run of the program; every algorithm's.
-
-    A catch-up of several runs costs more than these times tell; the event loop will tell it of those that are chosen.
-    """
+def _shortlist(tried: Sequence[Tried], objective: str, kept: int) -> list[Case]:
+    """The best cases, one lookahead of each layout, and the best of every algorithm."""
     score = lambda one: one.answer_s * (one.case.layout.chips if objective == "per_chip" else 1)  # noqa: E731
-    ranked = [one.case for one in sorted(tried, key=score)]
-    narrow = [case for case in ranked if _catch_up(case, demand) <= case.costs.verify_width]
+    ranked = [one.case for one in sorted(tried, key=score) if one.played]
     chosen: dict[Layout, Case] = {}
-    for cases, most in ((ranked, kept), (narrow, kept // 2)):
-        best = dict.fromkeys(case.layout for case in cases if case.layout not in chosen)
-        for layout in list(best)[:most]:
-            chosen[layout] = next(case for case in cases if case.layout == layout)
-    for algorithm in POLICIES:
-        for cases in (ranked, narrow):
-            best = next((case for case in cases if case.layout.algorithm == algorithm), None)
-            if best:
-                chosen.setdefault(best.layout, best)
+    for case in ranked:
+        is_first = all(case.layout.algorithm != layout.algorithm for layout in chosen)
+        if case.layout not in chosen and (len(chosen) < kept or is_first):
+            chosen[case.layout] = case
     return list(chosen.values())
 
 
 def _catch_up(case: Case, demand: Demand) -> int:
-    """Tokens of a window of a server whose turn comes every SP blocks."""
-    if case.layout.algorithm != DSI.name:
-        return plan_of(case, demand).lookahead + 1
-    return case.layout.sp_degree * plan_of(case, demand).lookahead
+    """Tokens of a window while drafts are right: a turn comes every SP blocks, and after a forward at least."""
+    lookahead = plan_of(case, demand).lookahead
+    return max(case.layout.sp_degree * lookahead, lookahead + math.ceil(case.costs.target_s / case.costs.drafter_s))

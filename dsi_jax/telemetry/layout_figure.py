@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIZE = (9.5, 5.2)  # inches
+_BEYOND = 1.1  # times the most chips: where lines end
+_NAME_SPACE = 12.0  # points between the names of lines
 
 Point = Mapping[str, Any]  # "algorithm", "chips" and "ms" (a token)
 
@@ -44,13 +46,17 @@ def layout_figure(points: Sequence[Point], choice: Point, heading: str, facts: s
     axes = figure.add_axes((0.075, 0.115, 0.79, 0.72))
     names = [point["algorithm"] for point in points]
     most = max(point["chips"] for point in points)
+    ends = []
     for name in drawing_order(names):
-        _draw(axes, [point for point in points if point["algorithm"] == name], lines_of(names)[name], most)
+        line = lines_of(names)[name]
+        level = _draw(axes, [point for point in points if point["algorithm"] == name], line, _BEYOND * most)
+        ends.append((level, label_of(name), line["color"]))
     axes.plot(
         choice["chips"], choice["ms"], "o", markersize=15, markerfacecolor="none", markeredgecolor=INK,
         markeredgewidth=1.8, gid="choice", zorder=5,
     )  # fmt: skip
     _set_axes(axes, points, most)
+    _name_ends(axes, ends, _BEYOND * most)
     figure.text(
         0.865, 0.888, "lines: the best that so many chips reach   ·   ring: the one to take", fontsize=9, color=FAINT,
         ha="right", gid="key",
@@ -58,28 +64,38 @@ def layout_figure(points: Sequence[Point], choice: Point, heading: str, facts: s
     return figure
 
 
-def _draw(axes: Axes, mine: Sequence[Point], line: dict[str, Any], most: int) -> None:
+def _draw(axes: Axes, mine: Sequence[Point], line: dict[str, Any], end: float) -> float:
+    """Draw the layouts of one algorithm; returns where its line ends."""
     axes.plot(
         [point["chips"] for point in mine], [point["ms"] for point in mine], "o", color=line["color"], alpha=0.22,
         markersize=4, markeredgewidth=0, gid="layouts", zorder=2,
     )  # fmt: skip
-    chips, best = envelope(mine, most)
-    axes.step(chips, best, where="post", **line, gid="best", zorder=3)
-    axes.annotate(
-        label_of(mine[0]["algorithm"]), (chips[-1], best[-1]), xytext=(8, 0), textcoords="offset points",
-        color=line["color"], fontsize=9.5, fontweight="bold", va="center", annotation_clip=False, gid="end",
-    )  # fmt: skip
+    chips, best = envelope(mine)
+    axes.step([*chips, end], [*best, best[-1]], where="post", **line, gid="best", zorder=3)
+    return best[-1]
 
 
-def envelope(points: Sequence[Point], most: int) -> tuple[list[int], list[float]]:
-    """The best time of layouts of at most so many chips: where it gets better, and at the right end."""
+def envelope(points: Sequence[Point]) -> tuple[list[int], list[float]]:
+    """The best time of layouts of at most so many chips, where it gets better."""
     chips: list[int] = []
     best: list[float] = []
     for point in sorted(points, key=lambda point: (point["chips"], point["ms"])):
         if not best or point["ms"] < best[-1]:
             chips.append(point["chips"])
             best.append(point["ms"])
-    return [*chips, most], [*best, best[-1]]
+    return chips, best
+
+
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], end: float) -> None:
+    """Name the lines to the right of their ends, kept apart from below."""
+    height = axes.get_position().height * _SIZE[1] * 72
+    top, last = axes.get_ylim()[1], -_NAME_SPACE
+    for value, label, colour in sorted(ends):
+        last = max(value / top * height, last + _NAME_SPACE)
+        axes.annotate(
+            label, (end, value), xytext=(end * 1.015, last / height * top), textcoords="data", color=colour,
+            fontsize=9.5, fontweight="bold", va="center", annotation_clip=False, gid="end",
+        )  # fmt: skip
 
 
 def _set_axes(axes: Axes, points: Sequence[Point], most: int) -> None:
@@ -87,7 +103,7 @@ def _set_axes(axes: Axes, points: Sequence[Point], most: int) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlim(0.92 * min(point["chips"] for point in points), most * 1.02)
+    axes.set_xlim(0.92 * min(point["chips"] for point in points), _BEYOND * most)
     slowest = max(min(p["ms"] for p in points if p["algorithm"] == name) for name in {p["algorithm"] for p in points})
     axes.set_ylim(0, 3 * slowest if 3 * slowest < max(p["ms"] for p in points) else None)
     axes.set_xlabel("chips that a layout uses", **AXIS_FONT)
