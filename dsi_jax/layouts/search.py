@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -18,19 +17,21 @@ from dsi_jax.policies import DSI, NON_SI, POLICIES
 from dsi_jax.profiles.profile import Profile
 
 FEW, RUNS = 32, 256  # outcomes on which all layouts are tried, and the best ones
-PLAYED = 4  # outcomes on which the event loop plays the better half
+PLAYED = 3  # outcomes on which the event loop plays the better half
 KEPT = 12  # layouts that are ranked in the end; besides them the best of every algorithm
 FEW_TOKENS, CROWDS = 24, 6  # of several sequences: length of the answers at first, and runs in the end
 HOPELESS = 1.3  # times the best time found so far: what cannot come nearer is not tried
 OBJECTIVES = ("latency", "per_chip")
 
 
-class Tried(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Tried:
     """A layout as the few outcomes showed it."""
 
     case: Case
     answer_s: float  # mean
-    played: bool = True  # with what the event loop adds, such as catch-ups of several runs
+    times: np.ndarray  # float64[outcomes], by the array programs
+    played: bool = True  # the mean has what the event loop adds, such as catch-ups of several runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,28 +193,29 @@ def _try(cases: list[Case], demand: Demand) -> list[Tried]:
     few = dataclasses.replace(demand, wrong=demand.wrong[:FEW])
     quick = [case for case in cases if case.layout.algorithm != DSI.name]
     slow = [case for case in cases if case.layout.algorithm == DSI.name]
-    means = list(answer_times(quick, few).mean(1))
-    limit = HOPELESS * min(means)
+    times = answer_times(quick, few)
+    limit = HOPELESS * times.mean(1).min()
     hopeful = [case for case in slow if _bound_s(case, few) <= limit] or slow[:1]
-    means += list(answer_times(hopeful, few).mean(1))
-    played = [True] * len(quick) + [False] * len(hopeful)
-    return [Tried(case, float(mean), sure) for case, mean, sure in zip(quick + hopeful, means, played, strict=True)]
+    times = np.concatenate([times, answer_times(hopeful, few)])
+    return [
+        Tried(case, float(row.mean()), row, played=index < len(quick))
+        for index, (case, row) in enumerate(zip(quick + hopeful, times, strict=True))
+    ]
 
 
 def _play(tried: Sequence[Tried], demand: Demand, kept: int) -> list[Tried]:
     """Add what the event loop adds, to those layouts of DSI that are among the best or the best of their chips."""
-    few = dataclasses.replace(demand, wrong=demand.wrong[:PLAYED])
-    open_ = sorted((i for i, one in enumerate(tried) if not one.played), key=lambda i: tried[i].answer_s)
-    narrow = [i for i in open_ if _catch_up(tried[i].case, demand) <= tried[i].case.costs.verify_width]
-    chosen = dict.fromkeys(open_[: 3 * kept] + narrow[:kept])
+    by_time = sorted((i for i, one in enumerate(tried) if not one.played), key=lambda i: tried[i].answer_s)
+    narrow = [i for i in by_time if _catch_up(tried[i].case, demand) <= tried[i].case.costs.verify_width]
     of_chips: dict[int, int] = {}
-    for i in (*open_, *narrow):
+    for i in (*narrow, *by_time):
         of_chips.setdefault(tried[i].case.layout.chips, i)
+    chosen = dict.fromkeys([*by_time[: 2 * kept], *narrow[:kept], *of_chips.values()])
     played = list(tried)
-    bar = tqdm(dict.fromkeys([*chosen, *of_chips.values()]), "event loop", leave=False, delay=1)
-    for i in bar:
-        factor = event_factor(tried[i].case, few, answer_times([tried[i].case], few)[0])
-        played[i] = Tried(tried[i].case, factor * tried[i].answer_s)
+    for i in tqdm(chosen, "event loop", leave=False, delay=1):
+        one = tried[i]
+        factor = event_factor(one.case, demand, one.times[:PLAYED])
+        played[i] = dataclasses.replace(one, answer_s=factor * one.answer_s, played=True)
     return played
 
 
@@ -228,7 +230,8 @@ def _try_crowds(cases: list[Case], demand: Demand) -> list[Tried]:
     """Run every case once, with short answers."""
     few = dataclasses.replace(demand, wrong=demand.wrong[:1, :FEW_TOKENS])
     bar = tqdm(cases, "several sequences", leave=False, delay=1)
-    return [Tried(case, crowds.predict_crowd(case, few, 1).answer_s) for case in bar]
+    found = [(case, crowds.predict_crowd(case, few, 1)) for case in bar]
+    return [Tried(case, one.answer_s, one.times) for case, one in found]
 
 
 def _predict_crowds(chosen: Sequence[Case], demand: Demand) -> list[Prediction]:
