@@ -14,8 +14,8 @@ from dsi_jax.base import Blocks
 from dsi_jax.policies import DSI
 from dsi_jax.simulation.setting import Setting
 
-CASES, ROWS = 64, 32  # of one call; every call has the same shape, so that few programs are compiled
-SLOTS = (8, 64)  # servers that a program has room for, and more where they are needed
+CASES, ROWS = 32, 32  # of one call; every call has the same shape, so that few programs are compiled
+SLOTS = (8, 16, 64)  # servers that a program has room for, and more where they are needed
 Case = tuple[Setting, Blocks]
 
 

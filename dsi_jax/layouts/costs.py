@@ -18,7 +18,8 @@ class Costs:
     drafter_s: float  # c, of a draft token
     target_prefill_s: float  # reading the prompt
     drafter_prefill_s: float
-    verify_width: int | None = None  # W, tokens of one run; None: a job takes one run whatever it feeds (paced runs)
+    verify_width: int  # W, tokens of one run of the verify program
+    several_runs: bool = True  # longer catch-ups take several runs; False: one, as in paced runs
 
     def forecast(self, acceptance: float) -> Forecast:
         return Forecast(self.target_s, self.drafter_s, acceptance)
@@ -35,10 +36,10 @@ class Costs:
         return 0.0
 
     def _runs(self, tokens: int) -> int:
-        return math.ceil(tokens / self.verify_width) if self.verify_width else 1
+        return math.ceil(tokens / self.verify_width) if self.several_runs else 1
 
 
-def costs_of(profile: Profile, layout: Layout, prompt_tokens: int, new_tokens: int, widths: bool = True) -> Costs:
+def costs_of(profile: Profile, layout: Layout, prompt_tokens: int, new_tokens: int) -> Costs:
     """Look up what the forwards of a layout take.
 
     The host's work and a hop of token ids come on top of every target forward, for each of them waits for what was
@@ -48,7 +49,6 @@ def costs_of(profile: Profile, layout: Layout, prompt_tokens: int, new_tokens: i
       profile: of the pair.
       layout: chips of each server.
       prompt_tokens, new_tokens: how long the caches are: latencies are those in the middle of the answer.
-      widths: longer catch-ups take several runs of the verify program; False: as in paced runs, where they do not.
 
     Raises:
       ValueError: the profile does not know a server or a program.
@@ -61,7 +61,7 @@ def costs_of(profile: Profile, layout: Layout, prompt_tokens: int, new_tokens: i
         _draft_s(profile, layout.drafter_tp, length) + profile.host_s,
         _prefill_s(profile, "target", layout.target_tp, prompt_tokens),
         _prefill_s(profile, "drafter", layout.drafter_tp, prompt_tokens) if layout.drafter_tp else 0.0,
-        width if widths else None,
+        width,
     )
 
 

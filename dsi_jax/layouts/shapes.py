@@ -70,13 +70,30 @@ def shape_server(role: str, shape: Shape, chip: Chip, tp: int) -> ServerProfile:
     Raises:
       ValueError: an axis of the model does not divide over the chips.
     """
-    memory = memory_per_device(shape.config, tp, weights=shape.weights)
+    memory = memory_of(shape, tp)
     length = shape.config.max_length
     forwards = []
     for program, width in _programs(role, shape.config):
         work = window_work(shape, tp, width, head=program != "prefill", memory=memory)
         forwards.append(Forward(program, width, length, forward_s(chip, work), traffic=work.traffic))
     return ServerProfile(role, tp, memory.weights, memory.cache, tuple(forwards))
+
+
+def memory_of(shape: Shape, tp: int) -> Memory:
+    """Bytes on each chip of a server, as `memory_per_device` adds them up; blocks are alike, so two are traced.
+
+    Raises:
+      ValueError: an axis of the model does not divide over the chips.
+    """
+    few = [
+        memory_per_device(dataclasses.replace(shape.config, layers=layers, window=None), tp, weights=shape.weights)
+        for layers in (1, 2)
+    ]
+    more = shape.config.layers - 1
+    weights, cache = (
+        (1 - more) * getattr(few[0], name) + more * getattr(few[1], name) for name in ("weights", "cache")
+    )
+    return Memory(weights, cache)
 
 
 def _programs(role: str, config: ModelConfig) -> Iterator[tuple[str, int]]:
@@ -104,7 +121,7 @@ def window_work(
       memory: of the server, where it is known already.
     """
     config = shape.config
-    memory = memory or memory_per_device(config, tp, weights=shape.weights)
+    memory = memory or memory_of(shape, tp)
     split = tp if config.vocab_size % tp == 0 else 1  # ways that the table and the head are split
     item = jnp.dtype(config.dtype).itemsize
     table = config.vocab_size // split * (config.width + (4 if shape.weights else 0))  # elements, about

@@ -63,6 +63,21 @@ class ServerProfile:
 
 
 @dataclasses.dataclass(frozen=True)
+class Contention:
+    """How much longer forwards of a server take while others work too: on CPU they share cores and memory."""
+
+    role: str  # target | drafter
+    tp: int
+    servers: int  # at work, this one among them
+    ratio: float  # seconds of a forward then, over its seconds alone
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"role={self.role!r} must be one of {', '.join(ROLES)}")
+        _check_numbers(self, ("tp", 1), ("servers", 2), ("ratio", 0))
+
+
+@dataclasses.dataclass(frozen=True)
 class Profile:
     """What forwards of one pair cost on one kind of chip."""
 
@@ -78,13 +93,15 @@ class Profile:
     host_s: float = 0.0  # controller and dispatch, per job: from an answer to the next job's start
     transfer_s: float = 0.0  # token ids from one submesh to another
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # versions, devices, date
+    all_bandwidth: float | None = None  # of all chips together, while all of them read; the host's share their memory
+    contention: tuple[Contention, ...] | None = None  # None: not measured; see `slowdown`
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
             raise ValueError(f"source={self.source!r} must be one of {', '.join(SOURCES)}")
         _check_numbers(
             self, ("verify_width", 1), ("max_length", 1), ("capacity", 0), ("bandwidth", 0), ("host_s", 0),
-            ("transfer_s", 0),
+            ("transfer_s", 0), ("all_bandwidth", 0),
         )  # fmt: skip
         names = [(server.role, server.tp) for server in self.servers]
         for role, tp in names:
@@ -118,6 +135,20 @@ class Profile:
         wide = min((f.width for f in known if f.width >= width), default=max(f.width for f in known))
         points = sorted((f.length, f.seconds) for f in known if f.width == wide)
         return _interpolate(points, length)
+
+    def reached(self, forward: Forward) -> float | None:
+        """The share of a chip's bandwidth that a forward's traffic comes to; None where one of them is not known."""
+        if not self.bandwidth or not forward.traffic:
+            return None
+        return forward.traffic / forward.seconds / self.bandwidth
+
+    def slowdown(self, role: str, servers: int) -> float | None:
+        """How many times longer a forward takes with so many servers at work; linear between what was measured.
+
+        None: it was not measured. Beyond the most servers measured the last ratio holds.
+        """
+        known = sorted((one.servers, one.ratio) for one in self.contention or () if one.role == role)
+        return _interpolate([(1, 1.0), *known], servers) if known else None
 
 
 def _interpolate(points: list[tuple[int, float]], x: float) -> float:
