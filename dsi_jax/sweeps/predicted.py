@@ -8,7 +8,7 @@ from dsi_jax.policies import NON_SI
 from dsi_jax.profiles.profile import Profile
 from dsi_jax.simulation.setting import Setting
 from dsi_jax.sweeps.pace import Pace, latencies_of
-from dsi_jax.sweeps.summary import Baseline, Record
+from dsi_jax.sweeps.summary import Baseline, Record, is_given
 
 SOURCE = "predicted"
 RUNS = 100  # random outcomes that SI is played on
@@ -31,7 +31,7 @@ class Predictor:
           record: of a run in question.
         """
         settings = record["settings"]
-        if record["backend"] == "virtual" or settings["drafter.kind"] == "synthetic":
+        if is_given(record):
             acceptance = settings["drafter.acceptance"]
         if policy != NON_SI.name and acceptance is None:
             return None
@@ -56,9 +56,9 @@ class Predictor:
 def _predict(profile: Profile, mesh: MeshConfig, alone: bool, acceptance: float, new_tokens: int) -> Baseline:
     latencies = latencies_of(Pace(drafter_ms=1.0) if alone else Pace(), mesh, new_tokens, profile)
     setting = Setting(1e3 * latencies.target_s, 1e3 * latencies.drafter_s, acceptance, 1, new_tokens)
-    layout = f"target_tp={mesh.target_tp}"
     if alone:
-        return Baseline(1e3 * new_tokens / setting.non_si_ms, layout, SOURCE)
-    wrong = draw_outcomes(acceptance, RUNS, new_tokens)
-    times = si_ms(setting, searched_lookaheads(setting), wrong).mean(1)
-    return Baseline(1e3 * new_tokens / float(times.min()), f"{layout} drafter_tp={mesh.drafter_tp}", SOURCE)
+        return Baseline(1e3 * new_tokens / setting.non_si_ms, mesh.target_tp, None, None, SOURCE)
+    tried = searched_lookaheads(setting)
+    times = si_ms(setting, tried, draw_outcomes(acceptance, RUNS, new_tokens)).mean(1)
+    best = int(times.argmin())
+    return Baseline(1e3 * new_tokens / float(times[best]), mesh.target_tp, mesh.drafter_tp, tried[best], SOURCE)

@@ -25,8 +25,18 @@ class Baseline:
     """What another policy reaches on as many chips as a row holds."""
 
     tokens_per_s: float
-    layout: str  # which one it is
+    target_tp: int
+    drafter_tp: int | None  # None: it has no use for a drafter
+    lookahead: int | str | None
     source: str  # device | paced | virtual: a row of this sweep; predicted: by a profile
+
+    @property
+    def layout(self) -> str:
+        """Such as "tp=4" or "tp=4+1 k=auto": chips of the target, chips of the drafter, lookahead."""
+        return f"tp={self.target_tp}" + (f"+{self.drafter_tp} k={self.lookahead}" if self.drafter_tp is not None else "")
+
+    def has_mesh_of(self, other: "Baseline") -> bool:
+        return (self.target_tp, self.drafter_tp) == (other.target_tp, other.drafter_tp)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +55,7 @@ class Row:
     ttft_ms: float | None
     tpot_ms: float | None
     acceptance: float | None
+    acceptance_given: float | None  # of a synthetic drafter, or in virtual time
     chips: int  # used by this policy
     chips_held: int  # of the layout
     tokens_per_s_per_chip: float  # by the chips used
@@ -128,6 +139,7 @@ def _row(group: Sequence[Record], varied: Sequence[str]) -> Row:
         ttft_ms=_mean(runs, "ttft_s", 1e3),
         tpot_ms=_mean(runs, "tpot_s", 1e3),
         acceptance=_acceptance(runs),
+        acceptance_given=first["settings"]["drafter.acceptance"] if is_given(first) else None,
         chips=runs[0]["chips"],
         chips_held=runs[0]["chips_held"],
         tokens_per_s_per_chip=mean / runs[0]["chips"] if runs[0]["chips"] else mean,
@@ -159,6 +171,11 @@ def _mean(runs: Sequence[Record], field: str, unit: float = 1.0) -> float | None
 def _acceptance(runs: Sequence[Record]) -> float | None:
     judged = sum(run["judged_drafts"] or 0 for run in runs)
     return sum(run["accepted_drafts"] or 0 for run in runs) / judged if judged else None
+
+
+def is_given(record: Record) -> bool:
+    """Whether the acceptance rate is set, and not the pair's own."""
+    return record["backend"] == "virtual" or record["settings"]["drafter.kind"] == "synthetic"
 
 
 def _utilisation(runs: Sequence[Record], wanted: Callable[[str], bool]) -> float | None:
@@ -208,19 +225,16 @@ def _with_same_chips(row: Row, record: Record, rivals: _Rivals, predict: Predict
     """
     found = {}
     for policy in BASELINES:
-        fitting = [
-            (other, _layout(theirs, policy))
+        candidates = [
+            _baseline(other, theirs)
             for other, theirs in rivals.get((policy, _comparable(record, policy)), ())
             if other.chips <= row.chips_held
         ]
-        if fitting:
-            best, layout = max(fitting, key=lambda rival: rival[0].tokens_per_s)
-            found[policy] = Baseline(best.tokens_per_s, layout, best.backend)
         predicted = predict(policy, row.chips_held, row.acceptance, record) if predict else None
-        if predicted is None or any(layout.startswith(predicted.layout) for _, layout in fitting):
-            continue
-        if policy not in found or predicted.tokens_per_s > found[policy].tokens_per_s:
-            found[policy] = predicted
+        if predicted and not any(predicted.has_mesh_of(candidate) for candidate in candidates):
+            candidates.append(predicted)
+        if candidates:
+            found[policy] = max(candidates, key=lambda candidate: candidate.tokens_per_s)
     return dataclasses.replace(row, same_chips=found)
 
 
@@ -234,12 +248,17 @@ def _comparable(record: Record, policy: str) -> str:
     return str((record["backend"], record["device"], sorted(settings.items(), key=lambda item: item[0])))
 
 
-def _layout(record: Record, policy: str) -> str:
-    """Name the use of the chips, as far as a policy makes use of it."""
-    settings = record["settings"]
-    names = ["mesh.target_tp"]
-    names += ["mesh.drafter_tp", "lookahead"] if POLICIES[policy].drafts else []
-    return " ".join(f"{name.removeprefix('mesh.')}={settings[name]}" for name in names)
+def _baseline(row: Row, record: Record) -> Baseline:
+    settings, drafts = record["settings"], POLICIES[row.algorithm].drafts
+    on_host = settings["drafter.kind"] != "model"
+    drafter_tp = 0 if on_host else max(1, settings["mesh.drafter_tp"])
+    return Baseline(
+        row.tokens_per_s,
+        settings["mesh.target_tp"],
+        drafter_tp if drafts else None,
+        settings["lookahead"] if drafts else None,
+        row.backend,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- as a table

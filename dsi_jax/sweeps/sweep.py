@@ -119,3 +119,7 @@ def _by_engine(tasks: Sequence[Task]) -> list[Task]:
 def device_kind() -> str:
     """The kind of device that this process runs on, as jax names it."""
     return jax.devices()[0].device_kind
+
+
+def device_count() -> int:
+    return jax.device_count()

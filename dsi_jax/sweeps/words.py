@@ -14,7 +14,7 @@ SHOWN = 20
 _FOOT = (
     "tokens/s: mean over seeds and prompts with its 95 % interval; vs: ratio of the means at the same point, on the "
     "same seeds and prompts; busy: share of the time that drafter and target servers work; wasted: target forwards "
-    "whose result was not used, of all; same chips: the best of that algorithm on at most the chips of the layout"
+    "whose result was not used, of all; same chips: the best of that algorithm on at most the chips of the layout, with its tp (target+drafter) and lookahead"
 )
 
 
@@ -124,7 +124,7 @@ def _same_chips_column(name: str) -> tuple[str, Callable[[Row], str]]:
         found = row.same_chips[name]
         return f"{found.tokens_per_s:.1f} ({found.layout}{', predicted' if found.source == 'predicted' else ''})"
 
-    return f"same chips, {POLICIES[name].label}", read
+    return f"same chips: {POLICIES[name].label}", read
 
 
 def _name(row: Row) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_UP, _PANEL, _BOTTOM = 4.3, 2.75, 0.62  # inches
+_UP, _PANEL, _BOTTOM = 4.6, 2.75, 0.62  # inches
 _MOST_PANELS = 4
 _CLOUD = {"markersize": 3.2, "linestyle": "", "alpha": 0.35, "markeredgewidth": 0}
 
@@ -60,10 +60,12 @@ def curve_figure(rows: Sequence[Row], field: str, facts: str) -> Figure:
 
 
 def equal_chips_figure(rows: Sequence[Row], facts: str) -> Figure:
-    """Draw the best tokens/s against the target's tp, a panel for each number of chips; a line for each policy.
+    """Draw speed against the target's tp, a panel for each number of chips; a line for each policy.
+
+    Speed is over that of the best non-SI that fits, whatever its tp; in tokens per second where non-SI was not run.
 
     Args:
-      rows: of the summary, with "algorithm", "mesh.target_tp", "chips_held" and "tokens_per_s".
+      rows: of the summary, with "algorithm", "mesh.target_tp", "chips" and "tokens_per_s".
       facts: the setting, in words.
 
     Raises:
@@ -76,20 +78,26 @@ def equal_chips_figure(rows: Sequence[Row], facts: str) -> Figure:
         raise ValueError("there is nothing to draw against tp: mesh.target_tp was not swept")
     figure = Figure(figsize=(WIDTH, _UP))
     width = (WIDTH - 0.75 - 1.1 - 0.45 * (len(budgets) - 1)) / len(budgets)
-    top = 0.0
-    panels = []
-    for index, chips in enumerate(budgets):
-        axes = place(figure, 0.75 + index * (width + 0.45), _BOTTOM, width, _PANEL)
-        fitting = [row for row in rows if row["chips"] <= chips]
-        _draw(axes, fitting, "mesh.target_tp", "tokens_per_s", named=index == len(budgets) - 1)
-        title(axes, f"{chips} chips", "at most")
-        panels.append(axes)
-        top = max(top, axes.get_ylim()[1])
-    for axes in panels:
-        axes.set_ylim(0, top)
-    panels[0].set_ylabel("tokens per second", **AXIS_FONT)
-    heading(figure, "Chips for tensor parallelism, or for more servers?", f"{facts}   ·   lines: best of what fits")
+    relative = all(_baseline(rows, chips) for chips in budgets)
+    axes = [place(figure, 0.75 + i * (width + 0.45), _BOTTOM, width, _PANEL) for i in range(len(budgets))]
+    for panel, chips in zip(axes, budgets, strict=True):
+        base = _baseline(rows, chips) if relative else 1.0
+        fitting = [{**row, "vs_best": row["tokens_per_s"] / base} for row in rows if row["chips"] <= chips]
+        _draw(panel, fitting, "mesh.target_tp", "vs_best", named=panel is axes[-1])
+        title(panel, f"{chips} chips", "at most")
+    top = max(panel.get_ylim()[1] for panel in axes)
+    for panel in axes:
+        panel.set_ylim(0, top)
+    unit = f"times the best {label_of(NON_SI.name)} on these chips" if relative else "tokens per second"
+    axes[0].set_ylabel(unit, **AXIS_FONT)
+    heading(figure, "Chips for tensor parallelism, or for more servers?", f"{facts}   ·   lines: the best that fits")
     return figure
+
+
+def _baseline(rows: Sequence[Row], chips: int) -> float | None:
+    """Tokens per second of the best non-SI on at most so many chips."""
+    found = (row["tokens_per_s"] for row in rows if row["algorithm"] == NON_SI.name and row["chips"] <= chips)
+    return max(found, default=None)
 
 
 def _budgets(rows: Sequence[Row]) -> list[int]:
