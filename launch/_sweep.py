@@ -18,7 +18,7 @@ from dsi_jax.sweeps.predicted import Predictor
 from dsi_jax.sweeps.runs import NAME, RunFile, read_records
 from dsi_jax.sweeps.summary import summarise as sum_up
 from dsi_jax.sweeps.summary import write_csv
-from dsi_jax.sweeps.task import Setup, Task, tasks
+from dsi_jax.sweeps.task import Setup, tasks
 from dsi_jax.telemetry import report
 
 
@@ -47,8 +47,9 @@ def run(asked: Asked, out: str, heatmap: tuple[str, str] | None) -> None:
     """Check everything, run what has no line yet, and sum up."""
     points = read_points(asked)
     prompts = read_prompts(asked)
-    if asked.repeats < 1 or (asked.devices is not None and asked.devices < 1):
-        raise ValueError(f"--repeats={asked.repeats} and --devices={asked.devices} must be at least 1")
+    for name in ("repeats", "devices"):
+        if (value := getattr(asked, name)) is not None and value < 1:
+            raise ValueError(f"--{name}={value} must be at least 1")
     if asked.is_virtual and asked.repeats > 1:
         raise ValueError(f"--repeats={asked.repeats}: virtual time says the same every time; give more --seeds")
     folder = _show.check_out(out)
@@ -63,7 +64,9 @@ def run(asked: Asked, out: str, heatmap: tuple[str, str] | None) -> None:
     _say("skipped, too few devices", skipped)
     with RunFile(folder) as file:
         missing = file.missing(todo)
-        print(f"{len(points):,} points, {len(todo):,} runs, {len(missing):,} of them not in {file.path} yet", flush=True)
+        print(
+            f"{len(points):,} points, {len(todo):,} runs, {len(missing):,} of them not in {file.path} yet", flush=True
+        )
         write_json(folder / "environment.json", report.environment(device=here and sweep.device_kind()), indent=1)
         _cli.say_if_interrupted(f"finished runs are kept in {file.path}, the same command goes on")
         _say("skipped, no engine", sweep.run(missing, file, say=print))
@@ -113,7 +116,9 @@ def make_setups(asked: Asked, points: Sequence[grid.Point], device: str | None) 
         latencies = None
         if asked.backend != "device":
             try:
-                latencies = latencies_of(point.pace, point.mesh, point.config.max_new_tokens, asked.profile)
+                latencies = latencies_of(
+                    point.pace, point.mesh, point.config.max_new_tokens, asked.profile, prefill=asked.is_virtual
+                )
             except ValueError as error:
                 raise ValueError(f"{point}: {error}") from None
         setups.append(Setup(point, asked.backend, latencies, device))

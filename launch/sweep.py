@@ -24,18 +24,26 @@ from dsi_jax.policies import POLICIES
 from dsi_jax.sweeps.task import BACKENDS
 
 _CONFIG = flags.DEFINE_string("config", "configs/demo.py", "Experiment card: what the grid does not change.")
-_GRID = flags.DEFINE_multi_string("grid", [], "field=value,value of the config, or of pace; may be given several times.")
+_GRID = flags.DEFINE_multi_string(
+    "grid", [], "field=value,value of the config, or of pace; may be given several times."
+)
 _BACKEND = flags.DEFINE_enum("backend", "device", BACKENDS, "Where it runs.")
 _ALGORITHM = flags.DEFINE_list("algorithm", ["all"], f"Any of {', '.join(POLICIES)}; all of them: all; or a file.")
-_SEEDS = flags.DEFINE_list("seeds", None, "Seeds of the sampling, or of the outcomes in virtual time. Default: the card's.")
+_SEEDS = flags.DEFINE_list(
+    "seeds", None, "Seeds of the sampling, or of the outcomes in virtual time. Default: the card's."
+)
 _PROMPTS = flags.DEFINE_string("prompts", None, "A file with a prompt per line. Default: the card's.")
 _REPEATS = flags.DEFINE_integer("repeats", 1, "Runs of every algorithm, seed and prompt at a point.")
 _TOKENS = flags.DEFINE_integer("max_new_tokens", None, "Tokens to generate.")
 _TARGET_MS = flags.DEFINE_float("target_ms", None, "Paced, virtual: milliseconds of a target forward.")
 _DRAFTER_MS = flags.DEFINE_float("drafter_ms", None, "Paced, virtual: milliseconds of a draft token.")
 _JITTER = flags.DEFINE_float("jitter", None, "Paced, virtual: latencies vary by this fraction, up and down.")
-_ACCEPTANCE = flags.DEFINE_float("acceptance", None, "Virtual: rate at which drafts are right. Else: a synthetic drafter.")
-_PROFILE = flags.DEFINE_string("profile", None, "What forwards take by tp, measured or predicted: a file of measure.py.")
+_ACCEPTANCE = flags.DEFINE_float(
+    "acceptance", None, "Virtual: rate at which drafts are right. Else: a synthetic drafter."
+)
+_PROFILE = flags.DEFINE_string(
+    "profile", None, "What forwards take by tp, measured or predicted: a file of measure.py."
+)
 _DEVICES = flags.DEFINE_integer("devices", None, "Skip points that need more. Default: those there are; virtual: any.")
 _SUMMARY = flags.DEFINE_bool("summary", False, "Run nothing; sum up what is in --out.")
 _HEATMAP = flags.DEFINE_list("heatmap", None, "Two fields for a heatmap.")

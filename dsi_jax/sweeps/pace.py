@@ -30,14 +30,17 @@ class Pace:
             raise ValueError(f"pace.prompt_tokens={self.prompt_tokens} must be at least 1")
 
 
-def latencies_of(pace: Pace, mesh: MeshConfig, new_tokens: int, profile: Profile | None = None) -> Latencies:
+def latencies_of(
+    pace: Pace, mesh: MeshConfig, new_tokens: int, profile: Profile | None = None, *, prefill: bool = True
+) -> Latencies:
     """What forwards take on the servers of a mesh; what the pace leaves open is the profile's, host work included.
 
     Args:
       pace: what is given.
       mesh: chips of each server.
       new_tokens: of the answer; a profile's latencies are those in the middle of it.
-      profile: None: the pace must say it all. Of one, the prompt's reading counts too.
+      profile: None: the pace must say it all.
+      prefill: with a profile, the reading of the prompt counts too; in paced runs it is off the clock.
 
     Raises:
       ValueError: a latency is not known, or the profile knows no such server.
@@ -49,12 +52,12 @@ def latencies_of(pace: Pace, mesh: MeshConfig, new_tokens: int, profile: Profile
         raise ValueError(f"{name} is not known; give --{name}=..., --grid=pace.{name}=..., or --profile=FILE")
     if not missing:
         return Latencies(pace.target_ms / 1e3, pace.drafter_ms / 1e3, pace.jitter)
-    layout = Layout(DSI.name, mesh.target_tp, mesh.sp_degree, mesh.drafter_tp)
-    costs = costs_of(profile, layout, pace.prompt_tokens, new_tokens, widths=False)
+    drafter_tp = mesh.drafter_tp if pace.drafter_ms is None else 0  # a profile need not know what is given
+    layout = Layout(DSI.name, mesh.target_tp, mesh.sp_degree, drafter_tp)
+    costs = costs_of(profile, layout, pace.prompt_tokens, new_tokens)
     return Latencies(
         costs.target_s if pace.target_ms is None else pace.target_ms / 1e3,
         costs.drafter_s if pace.drafter_ms is None else pace.drafter_ms / 1e3,
         pace.jitter,
-        costs.target_prefill_s,
-        costs.drafter_prefill_s,
+        *((costs.target_prefill_s, costs.drafter_prefill_s) if prefill else ()),
     )

@@ -6,11 +6,10 @@ from dsi_jax.array_programs.compare import draw_outcomes, searched_lookaheads, s
 from dsi_jax.placement.mesh import MeshConfig
 from dsi_jax.policies import NON_SI
 from dsi_jax.profiles.profile import Profile
-from dsi_jax.simulation.setting import Setting
 from dsi_jax.sweeps.pace import Pace, latencies_of
-from dsi_jax.sweeps.summary import Baseline, Record, is_given
+from dsi_jax.sweeps.summary import PREDICTED, Baseline, Record, is_given
+from dsi_jax.sweeps.virtual import setting_of
 
-SOURCE = "predicted"
 RUNS = 100  # random outcomes that SI is played on
 
 
@@ -35,12 +34,15 @@ class Predictor:
             acceptance = settings["drafter.acceptance"]
         if policy != NON_SI.name and acceptance is None:
             return None
-        asked = policy, chips, round(acceptance or 0.0, 2), settings["max_new_tokens"], settings["drafter.kind"]
+        asked = policy, chips, round(acceptance or 0.0, 2), settings["max_new_tokens"]
+        asked += settings["drafter.kind"], record["backend"] != "paced"
         if asked not in self._found:
             self._found[asked] = self._best(*asked)
         return self._found[asked]
 
-    def _best(self, policy: str, chips: int, acceptance: float, new_tokens: int, kind: str) -> Baseline | None:
+    def _best(
+        self, policy: str, chips: int, acceptance: float, new_tokens: int, kind: str, prefill: bool
+    ) -> Baseline | None:
         alone = policy == NON_SI.name
         drafter_tps = [0] if alone or kind != "model" else self._profile.tps("drafter")
         meshes = [
@@ -49,16 +51,18 @@ class Predictor:
             for drafter_tp in drafter_tps
             if target_tp + drafter_tp <= chips
         ]
-        found = [_predict(self._profile, mesh, alone, acceptance, new_tokens) for mesh in meshes]
+        found = [_predict(self._profile, mesh, alone, acceptance, new_tokens, prefill) for mesh in meshes]
         return max(found, key=lambda baseline: baseline.tokens_per_s, default=None)
 
 
-def _predict(profile: Profile, mesh: MeshConfig, alone: bool, acceptance: float, new_tokens: int) -> Baseline:
-    latencies = latencies_of(Pace(drafter_ms=1.0) if alone else Pace(), mesh, new_tokens, profile)
-    setting = Setting(1e3 * latencies.target_s, 1e3 * latencies.drafter_s, acceptance, 1, new_tokens)
+def _predict(
+    profile: Profile, mesh: MeshConfig, alone: bool, acceptance: float, new_tokens: int, prefill: bool
+) -> Baseline:
+    pace = Pace(drafter_ms=1.0) if alone else Pace()
+    setting = setting_of(latencies_of(pace, mesh, new_tokens, profile, prefill=prefill), acceptance, 1, new_tokens)
     if alone:
-        return Baseline(1e3 * new_tokens / setting.non_si_ms, mesh.target_tp, None, None, SOURCE)
+        return Baseline(1e3 * new_tokens / setting.non_si_ms, mesh.target_tp, None, None, PREDICTED)
     tried = searched_lookaheads(setting)
     times = si_ms(setting, tried, draw_outcomes(acceptance, RUNS, new_tokens)).mean(1)
     best = int(times.argmin())
-    return Baseline(1e3 * new_tokens / float(times[best]), mesh.target_tp, mesh.drafter_tp, tried[best], SOURCE)
+    return Baseline(1e3 * new_tokens / float(times[best]), mesh.target_tp, mesh.drafter_tp, tried[best], PREDICTED)

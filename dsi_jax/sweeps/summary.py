@@ -17,6 +17,7 @@ from dsi_jax.policies import NON_SI, POLICIES, SI
 
 Record = Mapping[str, Any]  # a line of runs.jsonl
 BASELINES = (NON_SI.name, SI.name)  # what the same chips are asked about
+PREDICTED = "predicted"  # by a profile, and not run
 Case = tuple[int, str | None]  # seed, prompt
 
 
@@ -28,12 +29,14 @@ class Baseline:
     target_tp: int
     drafter_tp: int | None  # None: it has no use for a drafter
     lookahead: int | str | None
-    source: str  # device | paced | virtual: a row of this sweep; predicted: by a profile
+    source: str  # device | paced | virtual: a row of this sweep; PREDICTED
 
     @property
     def layout(self) -> str:
         """Such as "tp=4" or "tp=4+1 k=auto": chips of the target, chips of the drafter, lookahead."""
-        return f"tp={self.target_tp}" + (f"+{self.drafter_tp} k={self.lookahead}" if self.drafter_tp is not None else "")
+        return f"tp={self.target_tp}" + (
+            f"+{self.drafter_tp} k={self.lookahead}" if self.drafter_tp is not None else ""
+        )
 
     def has_mesh_of(self, other: "Baseline") -> bool:
         return (self.target_tp, self.drafter_tp) == (other.target_tp, other.drafter_tp)

@@ -6,15 +6,16 @@ from typing import Any
 from dsi_jax.array_programs.intervals import Interval
 from dsi_jax.base import Verification
 from dsi_jax.policies import POLICIES
-from dsi_jax.sweeps.summary import BASELINES, Record, Row
+from dsi_jax.sweeps.summary import BASELINES, PREDICTED, Record, Row
 from dsi_jax.telemetry.style import label_of
 
 MOST_LINES = 60  # of a table; a longer one shows its fastest rows
 SHOWN = 20
 _FOOT = (
-    "tokens/s: mean over seeds and prompts with its 95 % interval; vs: ratio of the means at the same point, on the "
-    "same seeds and prompts; busy: share of the time that drafter and target servers work; wasted: target forwards "
-    "whose result was not used, of all; same chips: the best of that algorithm on at most the chips of the layout, with its tp (target+drafter) and lookahead"
+    "tokens/s: mean over seeds and prompts, with its 95 % interval. vs: ratio of the means at the same point, on the\n"
+    "same seeds and prompts. chips: used, of those that the layout holds. per chip: by the chips used. busy: share of\n"
+    "the time that drafter and target servers work. wasted: target forwards whose result was not used, of all. same\n"
+    "chips: the best of that algorithm on at most the chips of the layout, with its tp (target+drafter) and lookahead."
 )
 
 
@@ -45,10 +46,11 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     for backend in dict.fromkeys(row.backend for row in rows):
         mine = [row for row in rows if row.backend == backend]
         best = max(mine, key=lambda row: row.tokens_per_s)
-        ratios = [f"{best.vs[name]:.2f}x {label_of(name)} at the same point" for name in best.vs]
+        ratios = [f"{best.vs[name]:.2f}x {label_of(name)} at the same point{_doubt(best, name)}" for name in best.vs]
         sentences.append(f"fastest, {backend}: {_name(best)}, {_speed(best)}{', '.join(['', *ratios])}")
         if any(row.chips_held for row in mine):
             frugal = max(mine, key=lambda row: row.tokens_per_s_per_chip)
+            sentences += [f"on its {best.chips_held} chips {_on_same_chips(best)}"] if best.same_chips else []
             sentences.append(
                 f"most per chip, {backend}: {_name(frugal)}, {frugal.tokens_per_s_per_chip:.1f} tokens/s per chip on "
                 f"{frugal.chips}"
@@ -122,9 +124,28 @@ def _same_chips_column(name: str) -> tuple[str, Callable[[Row], str]]:
         if name not in row.same_chips:
             return "unknown"
         found = row.same_chips[name]
-        return f"{found.tokens_per_s:.1f} ({found.layout}{', predicted' if found.source == 'predicted' else ''})"
+        return f"{found.tokens_per_s:.1f} ({found.layout}{', predicted' if found.source == PREDICTED else ''})"
 
     return f"same chips: {POLICIES[name].label}", read
+
+
+def _on_same_chips(row: Row) -> str:
+    """What the same chips would give without this layout."""
+    found = []
+    for name, other in row.same_chips.items():
+        source = ", predicted by the profile" if other.source == PREDICTED else ""
+        found.append(f"{label_of(name)} reaches {other.tokens_per_s:.1f} tokens/s ({other.layout}{source})")
+    return ", ".join(found)
+
+
+def _doubt(row: Row, name: str) -> str:
+    """What is to be said against a ratio: that it may be chance."""
+    if row.backend == "virtual" and row.vs_ci[name] is None:
+        return " (one seed)"
+    if row.vs_ci[name] is None:
+        return " (one seed and prompt: how far it varies is not known)"
+    low, high = row.vs_ci[name]
+    return " (not settled: the interval holds 1)" if low <= 1 <= high else ""
 
 
 def _name(row: Row) -> str:

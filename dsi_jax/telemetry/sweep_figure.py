@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsi_jax.policies import NON_SI
 from dsi_jax.telemetry.frame import WIDTH, heading, place
-from dsi_jax.telemetry.style import AXIS_FONT, FAINT, GRID, INK, drawing_order, label_of, lines_of, plain, save, title
+from dsi_jax.telemetry.style import AXIS_FONT, FAINT, GRID, drawing_order, label_of, lines_of, plain, save, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
