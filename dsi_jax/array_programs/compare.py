@@ -21,6 +21,7 @@ TICKS_PER_MS = 1000
 SEARCHED = range(1, 21)  # lookaheads
 MOST_OUTCOMES = 10**8  # random numbers: some 900 MB while they are drawn
 MOST_EVENT_RUNS = 20  # a forward takes the event loop some 20 us
+_PER_BLOCKS = ("lookahead", "first")  # fields of a TickPlan that differ between dispatch rules
 COMPARED = (NON_SI, SI, DSI)  # what `compare` knows; any other policy is run by the event loop
 
 # How the times of many runs are found: milliseconds [blocks, repeats] for outcomes bool[repeats, N].
@@ -91,7 +92,7 @@ def si_ms(setting: Setting, lookaheads: Sequence[int], wrong: np.ndarray) -> np.
     """Milliseconds float64[lookaheads, repeats] that SI takes."""
     new_tokens = wrong.shape[1]
     lookaheads = [min(k, new_tokens) for k in lookaheads]  # there is nothing to draft beyond
-    _check_clock(setting, max(lookaheads), new_tokens)
+    check_clock(setting, max(lookaheads), new_tokens)
     t, c, k = _ticks(setting.target_ms), _ticks(setting.drafter_ms), jnp.asarray(lookaheads, jnp.int32)
     ticks = in_chunks(lambda rows: _si_many(t, c, k, rows), wrong, len(lookaheads), f"{SI.label}, runs")
     return ticks / TICKS_PER_MS + max(setting.prefills_ms)
@@ -110,22 +111,31 @@ def dsi_ms(
       abandon: a void draft is dropped at once, which no launched program can be; for comparison.
     """
     new_tokens = wrong.shape[1]
-    _check_clock(setting, 1, new_tokens)
+    check_clock(setting, 1, new_tokens)
+    plans = [tick_plan(setting, one, new_tokens, hold=hold, abandon=abandon) for one in blocks]
+    many = {name: jnp.stack([getattr(plan, name) for plan in plans]) for name in _PER_BLOCKS}
+    plan = plans[0]._replace(**many)
+    acceptance, slots = jnp.float32(setting.acceptance), 1 << (setting.sp_degree - 1).bit_length()
+    run = lambda rows: _dsi_many(plan, acceptance, rows, slots)  # noqa: E731
+    return in_chunks(run, wrong, len(blocks) * -(-slots // 8), f"{DSI.label}, runs") / TICKS_PER_MS
+
+
+def tick_plan(
+    setting: Setting, blocks: Blocks, new_tokens: int, *, hold: bool = True, abandon: bool = False
+) -> TickPlan:
+    """Say in ticks how DSI is to run; arguments as in `dsi_ms`."""
     target_prefill, drafter_prefill = (_ticks(ms) for ms in setting.prefills_ms)
-    plan = TickPlan(
+    return TickPlan(
         target=_ticks(setting.target_ms),
         drafter=_ticks(setting.drafter_ms),
         sp_degree=jnp.int32(setting.sp_degree),
-        lookahead=jnp.asarray([min(one.lookahead, new_tokens) for one in blocks], jnp.int32),
-        first=jnp.asarray([min(one.first, new_tokens) for one in blocks], jnp.int32),
+        lookahead=jnp.int32(min(blocks.lookahead, new_tokens)),
+        first=jnp.int32(min(blocks.first, new_tokens)),
         hold=jnp.bool_(hold),
         abandon=jnp.bool_(abandon),
         target_prefill=target_prefill,
         drafter_prefill=drafter_prefill,
     )
-    acceptance, slots = jnp.float32(setting.acceptance), 1 << (setting.sp_degree - 1).bit_length()
-    run = lambda rows: _dsi_many(plan, acceptance, rows, slots)  # noqa: E731
-    return in_chunks(run, wrong, len(blocks) * -(-slots // 8), f"{DSI.label}, runs") / TICKS_PER_MS
 
 
 def compare(
@@ -228,7 +238,7 @@ def _check_count(repeats: int, new_tokens: int) -> None:
         )
 
 
-def _check_clock(setting: Setting, lookahead: int, new_tokens: int) -> None:
+def check_clock(setting: Setting, lookahead: int, new_tokens: int) -> None:
     """Refuse what int32 ticks of a microsecond cannot count."""
     longest_ms = new_tokens * (setting.target_ms + lookahead * setting.drafter_ms) + sum(setting.prefills_ms)
     if longest_ms * TICKS_PER_MS >= 2**31:
@@ -248,6 +258,6 @@ def _si_many(target, drafter, lookaheads, wrong):
 
 @functools.partial(jax.jit, static_argnames="slots")
 def _dsi_many(plan, acceptance, wrong, slots):
-    axes = TickPlan(*(0 if name in ("lookahead", "first") else None for name in TickPlan._fields))
+    axes = TickPlan(*(0 if name in _PER_BLOCKS else None for name in TickPlan._fields))
     one = lambda plan: jax.vmap(lambda row: dsi_ticks(plan, acceptance, row, slots))(wrong)  # noqa: E731
     return jax.vmap(one, in_axes=(axes,))(plan)

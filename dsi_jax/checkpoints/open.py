@@ -71,14 +71,18 @@ def open_source(source: ModelSource) -> Source:
       FileNotFoundError: there is nothing at the path.
       ValueError: what is there is damaged or not supported.
     """
-    names = ("max_length", "verify_width", "prefill_width", "dtype")
-    chosen = {name: value for name in names if (value := getattr(source, name)) is not None}
-    path = resolve(source.path)
+    chosen, path = run_choices(source), resolve(source.path)
     if path.suffix == ".gguf":
         return open_gguf(path, **chosen)
     if path.is_file():
         raise ValueError(f"{path}: of files alone only .gguf is read; give the directory that holds the checkpoint")
-    return open_huggingface(path, **chosen) if _is_huggingface(path) else store.open_store(path, **chosen)
+    return open_huggingface(path, **chosen) if is_huggingface(path) else store.open_store(path, **chosen)
+
+
+def run_choices(source: ModelSource) -> dict[str, Any]:
+    """What a source chooses of `choices.run_fields`."""
+    names = ("max_length", "verify_width", "prefill_width", "dtype")
+    return {name: value for name in names if (value := getattr(source, name)) is not None}
 
 
 def resolve(path: str) -> Path:
@@ -100,6 +104,6 @@ def resolve(path: str) -> Path:
     return Path(path)
 
 
-def _is_huggingface(path: Path) -> bool:
+def is_huggingface(path: Path) -> bool:
     """Whether a directory is laid out as Hugging Face does; ours keep their weights in `params/`."""
     return path.is_dir() and (path / "config.json").exists() and not (path / store.PARAMS).exists()

@@ -1,9 +1,9 @@
 """How the servers of an engine are used for a call: what `auto` and the shapes of the programs come to."""
 
-from dsi_jax.base import Blocks, Forecast, Plan, Policy
+from dsi_jax.base import Forecast, Plan, Policy
 from dsi_jax.config import Config
 from dsi_jax.models.config import ModelConfig
-from dsi_jax.planning.lookahead import choose_blocks
+from dsi_jax.planning.plans import plan_run
 
 
 def make_plan(
@@ -26,23 +26,13 @@ def make_plan(
       burst: tokens that the drafter likes to propose at once; 0: a whole lookahead.
       concurrency: sequences under way at once.
     """
-    sp_degree, width, auto = config.mesh.sp_degree, model.verify_width, lookahead == "auto"
-    # a window of more than W tokens, the last settled one among them, takes several runs of the program, whose price
-    # the latencies do not tell
-    longest = max(1, width - 1)
-    blocks = choose_blocks(policy, forecast, sp_degree, longest, concurrency) if auto else Blocks(0, lookahead)
-    return Plan(
+    return plan_run(
         policy,
-        blocks.lookahead,
-        sp_degree,
-        first=blocks.first,
-        forecast=forecast,
-        adapt=auto and policy.adapts,
-        longest=longest,
-        widest=width if auto else max(width, lookahead + 1),
-        verification=config.verification,
-        draft_burst=burst or blocks.lookahead,
-        draft_lead=2 * sp_degree * max(width, blocks.lookahead),
-        digest_lag=width,
+        lookahead,
+        forecast,
+        config.mesh.sp_degree,
+        model.verify_width,
+        burst=burst,
         concurrency=concurrency,
+        verification=config.verification,
     )

@@ -1,1 +1,1 @@
-"""Measures a pair on the devices at hand; what it finds is a `profiles.profile.Profile`."""
+"""What forwards of a pair take on the devices at hand: the same programs as the runtime's, timed one by one."""

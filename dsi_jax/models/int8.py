@@ -33,11 +33,11 @@ Kernel = jax.Array | Int8
 
 
 def matmul(x: jax.Array, kernel: Kernel, equation: str = "btd,df->btf", dtype: Any = None) -> jax.Array:
-    """Multiply x [B, T, D] by a matrix whose last output axis is the result's, in `dtype` (None: that of x)."""
+    """Multiply x [B, T, D] by a kernel whose output axes are the result's last ones, in `dtype` (None: that of x)."""
     if not isinstance(kernel, Int8):
         return jnp.einsum(equation, x, kernel, preferred_element_type=dtype)
     wide = jnp.einsum(equation, x, kernel.values.astype(x.dtype), preferred_element_type=jnp.float32)
-    return (wide * kernel.scales.reshape(-1)[None, None, :]).astype(dtype or x.dtype)
+    return (wide * kernel.scales.reshape(wide.shape[2:])[None, None]).astype(dtype or x.dtype)
 
 
 def lookup(table: Kernel, tokens: jax.Array, dtype: Any) -> jax.Array:

@@ -4,6 +4,7 @@ A policy of your own is such a file too: give its path, or its record, wherever 
 """
 
 import importlib.util
+import inspect
 from pathlib import Path
 
 from dsi_jax.base import Policy
@@ -13,7 +14,7 @@ from dsi_jax.policies.si import SI
 
 POLICIES: dict[str, Policy] = {policy.name: policy for policy in (NON_SI, SI, DSI)}
 
-__all__ = ["DSI", "NON_SI", "POLICIES", "SI", "find_policy"]
+__all__ = ["DSI", "NON_SI", "POLICIES", "SI", "find_policy", "source_of"]
 
 
 def find_policy(policy: Policy | str) -> Policy:
@@ -36,6 +37,13 @@ def find_policy(policy: Policy | str) -> Policy:
             f"algorithm={policy!r} is not known; choose one of {', '.join(POLICIES)}, or a file such as my_policy.py"
         )
     return POLICIES[policy]
+
+
+def source_of(policy: Policy) -> str | None:
+    """The text of the file of a policy that is not in the registry: edited, it is another policy."""
+    if policy.name in POLICIES:
+        return None
+    return Path(inspect.getsourcefile(policy.schedule)).read_text(encoding="utf-8")
 
 
 def _read_policy(path: Path) -> Policy:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsi_jax.files import append_line, write_text
+from dsi_jax.files import append_line, read_lines
 from dsi_jax.prompts import Line
 from dsi_jax.telemetry.run import Run
 
@@ -40,7 +40,10 @@ class ResultFile:
         """
         self.path, self._settings = Path(path), settings
         self._done = collections.Counter(
-            _key(record) for record in _read(self.path) if record["settings"] == settings and record["error"] is None
+            _key(record)
+            for number, line in enumerate(read_lines(self.path), start=1)
+            if line and (record := _record(line, number, self.path))["settings"] == settings
+            if record["error"] is None
         )
 
     def missing(self, lines: Iterable[Line]) -> list[Line]:
@@ -74,20 +77,6 @@ def by_settings(lines: Sequence[Line]) -> list[list[Line]]:
 def _key(fields: Mapping[str, Any]) -> tuple[Any, ...]:
     asked = fields.get("asked", fields)
     return asked["prompt"], asked["max_new_tokens"], asked["seed"]
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    try:
-        text = path.read_bytes().decode("utf-8", "replace")
-        whole, _, half = text.rpartition("\n")
-        records = [_record(line, number, path) for number, line in enumerate(whole.split("\n"), start=1) if line]
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}; choose another directory") from None
-    if half:
-        write_text(path, whole + "\n" if whole else "")
-    return records
 
 
 def _record(line: str, number: int, path: Path) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""Layouts under load: several sequences over one pool of servers, by the event loop."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from dsi_jax.array_programs.crowds import virtual_crowd
+from dsi_jax.array_programs.intervals import interval
+from dsi_jax.layouts.predict import Case, Demand, Prediction, busy_chip_s, plan_of
+from dsi_jax.policies import POLICIES, find_policy
+
+FEW_TOKENS = 24  # of a sequence, where all layouts are tried
+SEEDS = 6  # of the best ones
+
+
+def rank(cases: Sequence[Case], demand: Demand, kept: int) -> list[Prediction]:
+    """Try all layouts on short answers, and predict those with the most tokens a second on whole ones."""
+    few = dataclasses.replace(demand, wrong=demand.wrong[:, :FEW_TOKENS])
+    speeds = np.asarray([predict_crowd(case, few, 1).tokens_per_s for case in cases])
+    ranked = [cases[index] for index in np.argsort(-speeds, kind="stable")]
+    chosen = {case.layout: case for case in reversed(ranked[:kept])}
+    for algorithm in POLICIES:
+        best = next((case for case in ranked if case.layout.algorithm == algorithm), None)
+        if best:
+            chosen.setdefault(best.layout, best)
+    return [predict_crowd(case, demand, SEEDS) for case in chosen.values()]
+
+
+def predict_crowd(case: Case, demand: Demand, seeds: int) -> Prediction:
+    """Run sequences that begin together; times are means over the sequences.
+
+    Args:
+      case, demand: what to run.
+      seeds: how many times, each with outcomes of its own.
+    """
+    plan = plan_of(case, demand)
+    crowds = [
+        list(virtual_crowd(plan, case.costs, demand.acceptance, demand.new_tokens, demand.seed + seed))
+        for seed in range(seeds)
+    ]
+    times = np.asarray([np.mean([trace.wall_s for trace in traces]) for traces in crowds])
+    ends_s = np.mean([max(trace.wall_s for trace in traces) for traces in crowds])
+    every = [trace for traces in crowds for trace in traces]
+    ttft_s = float(np.mean([trace.commits[0].time_s for trace in every]))
+    busy = float(np.mean([busy_chip_s(case.layout, trace) for trace in every]))
+    count = demand.new_tokens
+    return Prediction(
+        case.layout,
+        case.lookahead,
+        plan.lookahead,
+        case.costs.target_s,
+        case.costs.drafter_s if find_policy(case.layout.algorithm).drafts else None,
+        float(times.mean()),
+        interval(times),
+        ttft_s,
+        float(times.mean() - ttft_s) / max(1, count - 1),
+        float(demand.concurrency * count / ends_s),
+        busy / count,
+        seeds,
+        times,
+    )

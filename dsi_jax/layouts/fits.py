@@ -1,0 +1,62 @@
+"""Which servers fit into a chip's memory, by the bytes."""
+
+import dataclasses
+
+from dsi_jax.profiles.profile import Profile, ServerProfile
+
+RESERVE = 0.05  # of a chip's memory, for the runtime and the programs themselves
+
+
+@dataclasses.dataclass(frozen=True)
+class Misfit:
+    """A server that a chip cannot hold."""
+
+    role: str
+    tp: int
+    needed: int  # bytes on each of its chips
+    room: int  # bytes that a chip has for it
+
+    def __str__(self) -> str:
+        return f"the {self.role} at tp={self.tp} needs {size(self.needed)} a chip, and {size(self.room)} are there"
+
+
+def bytes_of(server: ServerProfile, caches: int = 1) -> int:
+    """Bytes on each chip of a server with so many caches."""
+    return server.weights + caches * server.cache + server.temporaries
+
+
+def split(profile: Profile, caches: int = 1) -> tuple[dict[str, tuple[int, ...]], list[Misfit]]:
+    """Tell servers that fit from those that do not.
+
+    Args:
+      profile: with the bytes of every server, and the capacity of a chip; without capacity, everything fits.
+      caches: of every server, one for each sequence under way.
+
+    Returns:
+      By role the tps that fit, and what does not fit.
+    """
+    fitting: dict[str, tuple[int, ...]] = {"target": (), "drafter": ()}
+    misfits = []
+    room = None if profile.capacity is None else int((1 - RESERVE) * profile.capacity)
+    for server in sorted(profile.servers, key=lambda server: (server.role, server.tp)):
+        needed = bytes_of(server, caches)
+        if room is None or needed <= room:
+            fitting[server.role] += (server.tp,)
+        else:
+            misfits.append(Misfit(server.role, server.tp, needed, room))
+    return fitting, misfits
+
+
+def nothing_fits(profile: Profile, chips: int, misfits: list[Misfit], caches: int) -> str:
+    """Say by bytes why there is no layout at all, and what would help."""
+    what = "; ".join(map(str, misfits)) or f"the least tp of the target is {profile.tps('target')[0]}"
+    fewer = f", fewer than {caches} sequences at once" if caches > 1 else ""
+    return (
+        f"no layout of {chips} chips of {profile.chip} holds the target: {what}; use more chips a server, a shorter "
+        f"max_length than {profile.max_length}, weights=int8{fewer}, or another chip"
+    )
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,174 @@
+"""How fast a layout is, by virtual time: many runs on the same random outcomes as every other layout.
+
+The mean over hundreds of outcomes comes from arithmetic (non-SI) and from array programs (SI, DSI), which know fixed
+latencies. Of some of these outcomes the event loop is played as well, with the plan that the engine would make, and
+with the price of catch-ups that are longer than the verify program is wide. What the event loop takes beyond the array
+program is put on the mean; it also says when the first token comes and how busy the chips are.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dsi_jax.array_programs.cases import dsi_cases_ms
+from dsi_jax.array_programs.compare import si_ms
+from dsi_jax.array_programs.intervals import Interval, interval
+from dsi_jax.base import DRAFTER, Plan, Request, Trace
+from dsi_jax.control import loop
+from dsi_jax.layouts.candidates import Layout, Lookahead
+from dsi_jax.layouts.costs import Costs
+from dsi_jax.planning.plans import plan_run
+from dsi_jax.policies import NON_SI, SI, find_policy
+from dsi_jax.simulation.oracles import RecordedOracle
+from dsi_jax.simulation.setting import Setting
+from dsi_jax.simulation.virtual import VirtualBackend
+
+EVENT_RUNS = 8  # of the outcomes are played by the event loop too
+
+
+@dataclasses.dataclass(frozen=True)
+class Demand:
+    """What is asked of a layout, the same of all."""
+
+    acceptance: float
+    wrong: np.ndarray  # bool[runs, N]: whether the draft for each token is wrong
+    link_s: float = 0.0  # of a message from one host to another, one way
+    concurrency: int = 1
+    seed: int = 0  # of the outcomes of several sequences
+
+    @property
+    def new_tokens(self) -> int:
+        return self.wrong.shape[1]
+
+
+class Case(NamedTuple):
+    """A layout with a lookahead, and what its forwards take."""
+
+    layout: Layout
+    lookahead: Lookahead
+    costs: Costs
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What one layout is expected to reach. Times are means over the runs, in seconds."""
+
+    layout: Layout
+    lookahead: Lookahead
+    lookahead_now: int  # what auto comes to
+    target_s: float  # t
+    drafter_s: float | None  # c; None: it does not draft
+    answer_s: float  # of a whole answer, the prompt included
+    interval: Interval  # of answer_s, 95 %, over the outcomes
+    ttft_s: float  # until the first token is settled
+    token_s: float  # per token behind the first
+    tokens_per_s: float  # of all sequences together
+    busy_chip_s: float  # per token: seconds of work times the chips that do it, void work included
+    runs: int
+    times: np.ndarray = dataclasses.field(compare=False, repr=False)  # float64[runs] of answers, for paired comparisons
+
+    @property
+    def chips(self) -> int:
+        return self.layout.chips
+
+    @property
+    def tokens_per_s_per_chip(self) -> float:
+        """By the chips that it uses."""
+        return self.tokens_per_s / self.chips
+
+
+def answer_times(cases: Sequence[Case], demand: Demand) -> np.ndarray:
+    """Seconds float64[cases, runs] of an answer: non-SI by arithmetic, SI and DSI by array programs."""
+    times = np.zeros((len(cases), len(demand.wrong)))
+    overlapped, settings = [], []
+    for index, case in enumerate(cases):
+        setting = setting_of(case, demand)
+        if case.layout.algorithm == NON_SI.name:
+            times[index] = setting.non_si_ms / 1e3
+        elif case.layout.algorithm == SI.name:
+            times[index] = si_ms(setting, [plan_of(case, demand).lookahead], demand.wrong)[0] / 1e3
+        else:
+            overlapped.append(index)
+            settings.append((setting, plan_of(case, demand).blocks))
+    if overlapped:
+        times[overlapped] = dsi_cases_ms(settings, demand.wrong) / 1e3
+    return times
+
+
+def predict(case: Case, demand: Demand, times: np.ndarray) -> Prediction:
+    """Put together what is known of a layout.
+
+    Args:
+      case, demand: what was run.
+      times: of `answer_times`, seconds float64[runs].
+    """
+    traces = [event_run(case, demand, row) for row in demand.wrong[:EVENT_RUNS]]
+    walls = np.asarray([trace.wall_s for trace in traces])
+    times = times * (walls.sum() / times[: len(walls)].sum())
+    ttft_s = float(np.mean([trace.commits[0].time_s for trace in traces]))
+    count = demand.new_tokens
+    answer_s = float(times.mean())
+    busy = np.mean([busy_chip_s(case.layout, trace) for trace in traces])
+    return Prediction(
+        case.layout,
+        case.lookahead,
+        plan_of(case, demand).lookahead,
+        case.costs.target_s,
+        case.costs.drafter_s if find_policy(case.layout.algorithm).drafts else None,
+        answer_s,
+        interval(times),
+        ttft_s,
+        (answer_s - ttft_s) / max(1, count - 1),
+        count / answer_s,
+        float(busy) / count,
+        len(times),
+        times,
+    )
+
+
+def event_run(case: Case, demand: Demand, wrong: np.ndarray) -> Trace:
+    """Play one answer by the event loop, with the plan of the engine.
+
+    Args:
+      case, demand: what to run.
+      wrong: bool[N], the outcomes.
+    """
+    prompt = (0,)  # what reading it takes is among the costs
+    tokens = dict.fromkeys(range(1, 1 + len(wrong)), 1)
+    rejected = frozenset(1 + i for i, is_wrong in enumerate(wrong) if is_wrong)
+    backend = VirtualBackend(RecordedOracle(tokens, rejected, frozenset()), case.costs.duration)
+    return loop.run(plan_of(case, demand), Request(prompt, len(wrong)), backend)
+
+
+def busy_chip_s(layout: Layout, trace: Trace) -> float:
+    """Seconds of all work of a run, each times the chips of its server; a drafter on the host has none."""
+    tps = {DRAFTER: layout.drafter_tp}
+    return sum((span.end_s - span.start_s) * tps.get(span.server, layout.target_tp) for span in trace.spans)
+
+
+def plan_of(case: Case, demand: Demand) -> Plan:
+    """The plan that the engine would make of this layout."""
+    return plan_run(
+        find_policy(case.layout.algorithm),
+        case.lookahead,
+        case.costs.forecast(demand.acceptance),
+        case.layout.sp_degree,
+        case.costs.verify_width,
+        concurrency=demand.concurrency,
+    )
+
+
+def setting_of(case: Case, demand: Demand) -> Setting:
+    """The same as the array programs take it."""
+    t, c = 1e3 * case.costs.target_s, 1e3 * case.costs.drafter_s
+    return Setting(
+        t,
+        c,
+        demand.acceptance,
+        case.layout.sp_degree,
+        demand.new_tokens,
+        target_ttft_ms=t + 1e3 * case.costs.target_prefill_s,
+        drafter_ttft_ms=c + 1e3 * case.costs.drafter_prefill_s,
+    )

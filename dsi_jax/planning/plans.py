@@ -1,0 +1,49 @@
+"""From a lookahead to a plan: the bounds that go with it. One definition, for the engine and for predictions of it."""
+
+from dsi_jax.base import Blocks, Forecast, Plan, Policy, Verification
+from dsi_jax.planning.lookahead import choose_blocks
+
+
+def plan_run(
+    policy: Policy,
+    lookahead: int | str,
+    forecast: Forecast,
+    sp_degree: int,
+    verify_width: int,
+    *,
+    burst: int = 1,
+    concurrency: int = 1,
+    verification: Verification = Verification.COUPLED,
+) -> Plan:
+    """Say how the servers are used.
+
+    Args:
+      policy: how work is overlapped.
+      lookahead: draft tokens per verification, or "auto".
+      forecast: latencies and acceptance rate.
+      sp_degree: target servers.
+      verify_width: W of the target's program; it bounds the blocks of `auto`.
+      burst: tokens that the drafter likes to propose at once; 0: a whole lookahead.
+      concurrency: sequences under way at once.
+      verification: the rule by which drafts are judged.
+    """
+    auto = lookahead == "auto"
+    # a window of more than W tokens, the last settled one among them, takes several runs of the program, whose price
+    # the latencies do not tell
+    longest = max(1, verify_width - 1)
+    blocks = choose_blocks(policy, forecast, sp_degree, longest, concurrency) if auto else Blocks(0, lookahead)
+    return Plan(
+        policy,
+        blocks.lookahead,
+        sp_degree,
+        first=blocks.first,
+        forecast=forecast,
+        adapt=auto and policy.adapts,
+        longest=longest,
+        widest=verify_width if auto else max(verify_width, lookahead + 1),
+        verification=verification,
+        draft_burst=burst or blocks.lookahead,
+        draft_lead=2 * sp_degree * max(verify_width, blocks.lookahead),
+        digest_lag=verify_width,
+        concurrency=concurrency,
+    )

@@ -1,0 +1,75 @@
+"""One run of a sweep: what is run, and the key by which it is found again."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dsi_jax.base import Policy, Sampling
+from dsi_jax.policies import source_of
+from dsi_jax.simulation.latencies import Latencies
+from dsi_jax.sweeps.grid import Point
+from dsi_jax.telemetry.results import fingerprint
+
+BACKENDS = ("device", "paced", "virtual")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A point on a backend."""
+
+    point: Point
+    backend: str  # one of BACKENDS
+    latencies: Latencies | None  # None: as fast as the devices go
+    device: str | None  # the kind of device; None where there is none
+
+    def record(self) -> dict[str, Any]:
+        """What all runs of it have in common, as a JSON value, with its fingerprint as "point"."""
+        settings = self.point.settings()
+        if self.backend == "device":
+            settings = {name: value for name, value in settings.items() if not name.startswith("pace.")}
+        latencies = self.latencies and dataclasses.asdict(self.latencies)
+        facts = {"backend": self.backend, "device": self.device, "latencies": latencies, "settings": settings}
+        return {"point": fingerprint(facts)} | facts
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One run."""
+
+    setup: Setup
+    policy: Policy
+    seed: int
+    prompt: str | None  # None: there is no text, as in virtual time
+    repeat: int
+    shared: dict[str, Any] = dataclasses.field(compare=False, repr=False)  # `setup.record()`
+
+    @property
+    def case(self) -> dict[str, Any]:
+        """What tells it from the other runs of its point, as a JSON value."""
+        return {"algorithm": self.policy.name, "seed": self.seed, "prompt": self.prompt, "repeat": self.repeat}
+
+    @property
+    def key(self) -> str:
+        """The same for the same run in any process, and in any order of the grid."""
+        return fingerprint({"point": self.shared["point"], "source": source_of(self.policy)} | self.case)
+
+    @property
+    def sampling(self) -> Sampling:
+        return dataclasses.replace(self.setup.point.config.sampling, seed=self.seed)
+
+
+def tasks(
+    setups: Sequence[Setup],
+    policies: Sequence[Policy],
+    seeds: Sequence[int],
+    prompts: Sequence[str | None],
+    repeats: int,
+) -> Iterator[Task]:
+    """List every run, point by point. At one point the policies take turns, so that all meet the same machine."""
+    for setup in setups:
+        shared = setup.record()
+        for repeat in range(repeats):
+            for seed in seeds:
+                for prompt in prompts:
+                    for policy in policies:
+                        yield Task(setup, policy, seed, prompt, repeat, shared)
