@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from dsi_jax.array_programs.compare import TICKS_PER_MS, check_clock, tick_plan
+from dsi_jax.array_programs.compare import TICKS_PER_MS, check_clock, slots_of, tick_plan
 from dsi_jax.array_programs.ticks import TickPlan, dsi_ticks
 from dsi_jax.base import Blocks
 from dsi_jax.policies import DSI
@@ -26,37 +26,39 @@ def dsi_cases_ms(cases: Sequence[Case], wrong: np.ndarray) -> np.ndarray:
       cases: settings, each with a dispatch rule.
       wrong: bool[repeats, N].
     """
-    times = np.zeros((len(cases), len(wrong)))
-    by_slots: dict[int, list[int]] = {}
-    for index, (setting, _) in enumerate(cases):
-        by_slots.setdefault(_slots(setting.sp_degree), []).append(index)
+    repeats, new_tokens = wrong.shape
+    times = np.zeros((len(cases), repeats))
+    plans, alike = [], {}
+    for index, (setting, blocks) in enumerate(cases):
+        check_clock(setting, 1, new_tokens)
+        plans.append(tick_plan(setting, blocks, new_tokens))
+        shape = len(plans[-1].groups), _slots(slots_of(plans[-1]))
+        alike.setdefault(shape, []).append(index)
     with tqdm(total=len(cases), desc=f"{DSI.label}, layouts", leave=False, delay=1) as bar:
-        for slots, members in sorted(by_slots.items()):
+        for (_, slots), members in sorted(alike.items()):
             for start in range(0, len(members), CASES):
                 chosen = members[start : start + CASES]
-                times[chosen] = _run([cases[index] for index in chosen], wrong, slots)
+                rates = [cases[index][0].acceptance for index in chosen]
+                times[chosen] = _run([plans[index] for index in chosen], rates, wrong, slots)
                 bar.update(len(chosen))
     return times
 
 
-def _slots(sp_degree: int) -> int:
-    fitting = [slots for slots in SLOTS if slots >= sp_degree]
-    return fitting[0] if fitting else 1 << (sp_degree - 1).bit_length()
+def _slots(needed: int) -> int:
+    return next((slots for slots in SLOTS if slots >= needed), needed)
 
 
-def _run(cases: Sequence[Case], wrong: np.ndarray, slots: int) -> np.ndarray:
+def _run(plans: list[TickPlan], rates: list[float], wrong: np.ndarray, slots: int) -> np.ndarray:
+    """Run up to `CASES` plans of one shape; returns milliseconds."""
     repeats, new_tokens = wrong.shape
-    for setting, _ in cases:
-        check_clock(setting, 1, new_tokens)
-    filled = [*cases, *[cases[-1]] * (CASES - len(cases))]
-    plans = [tick_plan(setting, blocks, new_tokens) for setting, blocks in filled]
-    plan = TickPlan(*(jnp.asarray(np.stack(field)) for field in zip(*plans, strict=True)))
-    acceptance = jnp.asarray([setting.acceptance for setting, _ in filled], jnp.float32)
+    missing = CASES - len(plans)
+    plan = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *plans, *[plans[-1]] * missing)
+    acceptance = jnp.asarray([*rates, *[rates[-1]] * missing], jnp.float32)
     ticks = []
     for start in range(0, repeats, ROWS):
         part = wrong[start : start + ROWS]
         rows = jnp.asarray(np.resize(part, (ROWS, new_tokens)))
-        ticks.append(np.asarray(_dsi_cases(plan, acceptance, rows, slots))[: len(cases), : len(part)])
+        ticks.append(np.asarray(_dsi_cases(plan, acceptance, rows, slots))[: len(plans), : len(part)])
     return np.concatenate(ticks, axis=1) / TICKS_PER_MS
 
 
