@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from dsi_jax.array_programs.compare import TICKS_PER_MS, check_clock, slots_of, tick_plan
+from dsi_jax.array_programs.compare import TICKS_PER_MS, check_clock, most_servers, tick_plan
 from dsi_jax.array_programs.ticks import TickPlan, dsi_ticks
 from dsi_jax.base import Blocks
 from dsi_jax.policies import DSI
@@ -26,34 +26,33 @@ def dsi_cases_ms(cases: Sequence[Case], wrong: np.ndarray) -> np.ndarray:
       cases: settings, each with a dispatch rule.
       wrong: bool[repeats, N].
     """
-    repeats, new_tokens = wrong.shape
-    times = np.zeros((len(cases), repeats))
-    plans, alike = [], {}
+    times = np.zeros((len(cases), len(wrong)))
+    plans: dict[int, TickPlan] = {}
+    by_shape: dict[tuple[int, int], list[int]] = {}  # (groups of servers, slots of each)
     for index, (setting, blocks) in enumerate(cases):
-        check_clock(setting, 1, new_tokens)
-        plans.append(tick_plan(setting, blocks, new_tokens))
-        shape = len(plans[-1].groups), _slots(slots_of(plans[-1]))
-        alike.setdefault(shape, []).append(index)
+        check_clock(setting, 1, wrong.shape[1])
+        plan = plans[index] = tick_plan(setting, blocks, wrong.shape[1])
+        by_shape.setdefault((len(plan.groups), _slots(most_servers(plan))), []).append(index)
     with tqdm(total=len(cases), desc=f"{DSI.label}, layouts", leave=False, delay=1) as bar:
-        for (_, slots), members in sorted(alike.items()):
+        for (_, slots), members in sorted(by_shape.items()):
             for start in range(0, len(members), CASES):
                 chosen = members[start : start + CASES]
-                rates = [cases[index][0].acceptance for index in chosen]
-                times[chosen] = _run([plans[index] for index in chosen], rates, wrong, slots)
+                acceptances = [cases[index][0].acceptance for index in chosen]
+                times[chosen] = _run([plans[index] for index in chosen], acceptances, wrong, slots)
                 bar.update(len(chosen))
     return times
 
 
-def _slots(needed: int) -> int:
-    return next((slots for slots in SLOTS if slots >= needed), needed)
+def _slots(servers: int) -> int:
+    fitting = [slots for slots in SLOTS if slots >= servers]
+    return fitting[0] if fitting else 1 << (servers - 1).bit_length()
 
 
-def _run(plans: list[TickPlan], rates: list[float], wrong: np.ndarray, slots: int) -> np.ndarray:
-    """Run up to `CASES` plans of one shape; returns milliseconds."""
+def _run(plans: Sequence[TickPlan], acceptances: Sequence[float], wrong: np.ndarray, slots: int) -> np.ndarray:
     repeats, new_tokens = wrong.shape
-    missing = CASES - len(plans)
-    plan = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *plans, *[plans[-1]] * missing)
-    acceptance = jnp.asarray([*rates, *[rates[-1]] * missing], jnp.float32)
+    more = CASES - len(plans)
+    plan = jax.tree.map(lambda *field: jnp.asarray(np.stack(field)), *plans, *[plans[-1]] * more)
+    acceptance = jnp.asarray([*acceptances, *acceptances[-1:] * more], jnp.float32)
     ticks = []
     for start in range(0, repeats, ROWS):
         part = wrong[start : start + ROWS]

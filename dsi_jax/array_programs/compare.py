@@ -117,9 +117,15 @@ def dsi_ms(
     plans = [tick_plan(setting, one, new_tokens, hold=hold, abandon=abandon) for one in blocks]
     many = {name: jnp.stack([getattr(plan, name) for plan in plans]) for name in _PER_BLOCKS}
     plan = plans[0]._replace(**many)
-    acceptance, slots = jnp.float32(setting.acceptance), slots_of(plan)
+    acceptance, slots = jnp.float32(setting.acceptance), 1 << (most_servers(plan) - 1).bit_length()
     run = lambda rows: _dsi_many(plan, acceptance, rows, slots)  # noqa: E731
-    return in_chunks(run, wrong, len(blocks) * -(-len(plan.groups) * slots // 8), f"{DSI.label}, runs") / TICKS_PER_MS
+    weight = len(blocks) * -(-len(plan.groups) * slots // 8)
+    return in_chunks(run, wrong, weight, f"{DSI.label}, runs") / TICKS_PER_MS
+
+
+def most_servers(plan: TickPlan) -> int:
+    """How many servers the largest group has."""
+    return max(int(group.servers) for group in plan.groups)
 
 
 def tick_plan(
@@ -135,11 +141,6 @@ def tick_plan(
         abandon=jnp.bool_(abandon),
         drafter_prefill=_ticks(setting.prefills_ms[1]),
     )
-
-
-def slots_of(plan: TickPlan) -> int:
-    """How many windows a group can have under way, rounded up, so that few programs are compiled."""
-    return 1 << (max(int(group.servers) for group in plan.groups) - 1).bit_length()
 
 
 def compare(

@@ -13,21 +13,21 @@ def plan_run(
     *,
     burst: int = 1,
     concurrency: int = 1,
-    links: Links = ONE_HOST,
     verification: Verification = Verification.COUPLED,
+    links: Links = ONE_HOST,
 ) -> Plan:
     """Say how the servers are used.
 
     Args:
       policy: how work is overlapped.
       lookahead: draft tokens per verification, or "auto".
-      forecast: latencies on the servers, and acceptance rate.
+      forecast: latencies on the servers, without links, and acceptance rate.
       sp_degree: target servers.
       verify_width: W of the target's program; it bounds the blocks of `auto`.
       burst: tokens that the drafter likes to propose at once; 0: a whole lookahead.
       concurrency: sequences under way at once.
-      links: of messages to target servers on other hosts.
       verification: the rule by which drafts are judged.
+      links: of messages to target servers on other hosts.
     """
     auto = lookahead == "auto"
     # a window of more than W tokens, the last settled one among them, takes several runs of the program, whose price
