@@ -72,6 +72,8 @@ COSTLY = {
     "benchmark_smollm2": "minutes, and needs torch",
     "reproduce": "minutes; the tests of the paper's package run every artifact at a small size",
     "simulate": "tests/test_launch.py runs it",
+    "plan": "tests/test_plan.py runs it",
+    "benchmark_planner": "minutes",
     "write_docs": "writes to docs/; its pages are compared below",
 }
 
