@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import threading
+import time
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ from dsi_jax.measuring.measure import PARTS, Choice, measure_profile
 from dsi_jax.measuring.pair import open_measured
 from dsi_jax.measuring.probes import DrafterProbes, Rules, TargetProbes
 from dsi_jax.measuring.random_weights import RandomSource, random_side
-from dsi_jax.measuring.servers import Bench, slowdown, working
+from dsi_jax.measuring.servers import Bench, measure_contention, slowdown, working
 from dsi_jax.measuring.timing import Probe, Stopwatch, Timing, summary
 from dsi_jax.measuring.traffic import least_of
 from dsi_jax.placement.mesh import MeshConfig, carve
@@ -129,14 +130,10 @@ def test_no_width_is_refused(bad):
 # --------------------------------------------------------------------------------------------------------- the calls
 
 
-@pytest.mark.parametrize(
-    ("verification", "prefill_width"), [(Verification.COUPLED, None), (Verification.REJECTION, 16)]
-)
-def test_calls_leave_the_tokens_in_the_cache_that_they_speak_of(verification, prefill_width):
-    config = dataclasses.replace(TARGET, prefill_width=prefill_width)
-    rules = Rules(verification, Sampling(), CONFIG.vocab_size, evidence=True)
-    made = TargetProbes(placed(config), rules)
-    for call in (Call("verify", 8, 5), Call("verify", 8, 30), Call("prefill", prefill_width or 8, 3)):
+def test_calls_leave_the_tokens_in_the_cache_that_they_speak_of():
+    rules = Rules(Verification.REJECTION, Sampling(), CONFIG.vocab_size, evidence=True)
+    made = TargetProbes(placed(dataclasses.replace(TARGET, prefill_width=16)), rules)
+    for call in (Call("verify", 8, 5), Call("verify", 8, 30), Call("prefill", 16, 3)):
         Stopwatch(repeats=1, warm_up=0).time(made.probe(call))
         assert made._cache.length.tolist() == [call.length + call.width]
 
@@ -162,7 +159,7 @@ def profiles():
         config,
         pair,
         asked=Asked(widths=(2,), bursts=(1, 2)),
-        choice=Choice(drafter_tps=(1,)),
+        choice=Choice(PARTS[:-1], target_tps=(1,), drafter_tps=(1,)),
         stopwatch=Stopwatch(repeats=3, warm_up=1, clock=Ticking()),
         devices=jax.devices()[:TWO_DEVICES],
     )
@@ -171,14 +168,13 @@ def profiles():
 
 def test_a_profile_has_all_that_was_asked_for(profiles):
     profile = profiles[-1]
-    assert (profile.tps("target"), profile.tps("drafter")) == ((1, 2), (1,))
+    assert profile.tps("target") == profile.tps("drafter") == (1,)
     prefills = set(itertools.product(["prefill"], (8,), (0, 14, 28, 56)))
     verifies = set(itertools.product(["verify"], (2, 8), (0, 14, 28, 56)))
     drafts = set(itertools.product(["draft"], (1, 2), (1, 14, 28, 56)))
     extends = set(itertools.product(["extend"], (1, 2), (0, 14, 28, 56)))
-    for tp in (1, 2):
-        found = [(f.program, f.width, f.length) for f in profile.server("target", tp).forwards]
-        assert set(found) == verifies | prefills and len(found) == 12
+    found = [(f.program, f.width, f.length) for f in profile.server("target", 1).forwards]
+    assert set(found) == verifies | prefills and len(found) == 12
     found = [(f.program, f.width, f.length) for f in profile.server("drafter", 1).forwards]
     assert set(found) == drafts | extends | prefills and len(found) == 20
 
@@ -188,7 +184,6 @@ def test_every_second_is_the_clocks(profiles):
     assert {round(forward.seconds, 9) for forward in forwards} == {TICK_S}
     assert max(forward.spread_s for forward in forwards) < 1e-9
     assert profiles[-1].transfer_s == pytest.approx(TICK_S)
-    assert {round(one.ratio, 9) for one in profiles[-1].contention} == {1.0}
 
 
 def test_bytes_are_those_of_the_shapes(profiles):
@@ -211,10 +206,10 @@ def test_the_share_of_the_bandwidth_is_bytes_over_time(profiles):
 
 
 def test_a_profile_says_at_every_moment_what_is_missing(profiles):
-    steps = ["bandwidth", "host", "transfer", "target tp=1", "drafter tp=1", "target tp=2", "contention"]
+    steps = ["bandwidth", "host", "transfer", "target tp=1", "drafter tp=1"]
     assert [profile.environment["incomplete"] for profile in profiles] == [steps[i + 1 :] for i in range(len(steps))]
     assert profiles[0].bandwidth and not profiles[0].host_s
-    assert [len(profile.servers) for profile in profiles] == [0, 0, 0, 1, 2, 3, 3]
+    assert [len(profile.servers) for profile in profiles] == [0, 0, 0, 1, 2]
 
 
 def test_a_profile_round_trips(profiles, tmp_path):
@@ -224,21 +219,15 @@ def test_a_profile_round_trips(profiles, tmp_path):
     assert (told["device_kind"], told["device_count"], told["jax"]) == ("cpu", TWO_DEVICES, jax.__version__)
 
 
-def test_contention_speaks_of_servers_that_fit(profiles):
-    found = [(one.role, one.tp, one.servers) for one in profiles[-1].contention]
-    assert found == [("drafter", 1, 2)]  # two devices: the drafter and one target
-    assert profiles[-1].slowdown("drafter", 2) == profiles[-1].contention[0].ratio
-    assert profiles[-1].slowdown("target", 2) is None
-
-
 def test_servers_that_cannot_be_are_named_with_the_reason():
     config, pair = tiny_pair("ngram")
-    choice = Choice(parts=("forwards",), target_tps=(3, 1))
+    choice = Choice(parts=("forwards",), target_tps=(3, 2))
     stopwatch = Stopwatch(repeats=1, warm_up=0, clock=Ticking())
     (profile,) = measure_profile(config, pair, asked=Asked(widths=(8,)), choice=choice, stopwatch=stopwatch)
     (line,) = profile.environment["left_out"]
     assert line.startswith("target of tp=3 is left out: tp=3 does not divide the model's 4 heads")
-    assert profile.drafter == "ngram" and profile.tps("drafter") == ()
+    assert (profile.drafter, profile.tps("drafter"), profile.tps("target")) == ("ngram", (), (2,))
+    assert profile.server("target", 2).weights == memory_per_device(TARGET, 2).weights
 
 
 def test_servers_that_do_not_fit_are_named_by_their_bytes(monkeypatch):
@@ -308,6 +297,36 @@ def test_the_slowdown_is_busy_over_alone():
     before = threading.active_count()
     assert slowdown(bench, "", Probe(run, prepare), [Probe(other)]) == pytest.approx(1.5)
     assert threading.active_count() == before
+
+
+class Nothing:
+    """Stands in for the calls of a server."""
+
+    def __init__(self, model, rules):
+        self.devices = model.mesh.devices
+
+    def probe(self, call: Call) -> Probe:
+        return Probe(lambda: time.sleep(1e-4))
+
+
+@pytest.mark.parametrize(
+    ("devices", "tps", "servers"),
+    [
+        (8, (1, 1), {"target": [2, 4, 7], "drafter": [2, 3, 5, 8]}),
+        (8, (2, 2), {"target": [2, 3], "drafter": [2, 3, 4]}),
+        (8, (4, 0), {"target": [2], "drafter": []}),
+        (2, (1, 1), {"target": [], "drafter": [2]}),
+        (1, (1, 1), {"target": [], "drafter": []}),  # no room for both
+    ],
+)
+def test_contention_is_measured_with_one_neighbour_and_up_to_all(devices, tps, servers, monkeypatch):
+    monkeypatch.setattr("dsi_jax.measuring.servers.PROBES", {"target": Nothing, "drafter": Nothing})
+    stopwatch = Stopwatch(repeats=1, warm_up=0, clock=Ticking())
+    bench = Bench(*tiny_pair(), jax.devices()[:devices], Asked(), stopwatch)
+    found = list(measure_contention(bench, *tps))
+    for role, tp in zip(("target", "drafter"), tps, strict=True):
+        assert [(one.tp, one.servers) for one in found if one.role == role] == [(tp, count) for count in servers[role]]
+    assert {round(one.ratio, 9) for one in found} <= {1.0}
 
 
 def test_a_neighbours_failure_is_the_callers():
@@ -414,10 +433,11 @@ def test_a_line_for_each_server(profiles):
     text = server_line(made_up(), made_up().server("target", 1))
     assert text == "target tp=1: 0.0 MB a device; verify 1: 1, 8: 8 (tokens: ms)"
     assert server_line(made_up(), made_up().server("drafter", 1)).endswith("draft 1 reaches 10% of the bandwidth")
-    lines = list(rest_lines(profiles[-1]))
+    beside = (Contention("drafter", 1, 2, 1.25),)
+    lines = list(rest_lines(dataclasses.replace(profiles[-1], contention=beside)))
     assert lines[1].startswith("host: ")
     assert lines[2] == "transfer of tokens to another submesh: 1000 us"
-    assert lines[-1] == "contention: the drafter takes 1.00 times as long with 2 servers at work"
+    assert lines[-1] == "contention: the drafter takes 1.25 times as long with 2 servers at work"
 
 
 def drawn(axes) -> list[list[tuple[float, float]]]:
@@ -427,14 +447,14 @@ def drawn(axes) -> list[list[tuple[float, float]]]:
 
 
 def test_the_picture_shows_every_figure(profiles):
-    figure = profile_figure(profiles[-1])
+    figure = profile_figure(dataclasses.replace(profiles[-1], contention=(Contention("target", 1, 2, 1.5),)))
     widths, lengths, bursts, reached, beside, _ = figure.axes
-    assert drawn(widths) == [[(2, 1), (8, 1)]] * 2
-    assert drawn(lengths) == [[(0, 1), (14, 1), (28, 1), (56, 1)]] * 2
+    assert drawn(widths) == [[(2, 1), (8, 1)]]
+    assert drawn(lengths) == [[(0, 1), (14, 1), (28, 1), (56, 1)]]
     assert drawn(bursts) == [[(1, 1), (2, 0.5)]]
-    assert drawn(beside) == [[(1, 1), (2, 1)]]
+    assert drawn(beside) == [[(1, 1), (2, 1.5)]]
     shares = [bar.get_width() for bar in reached.patches if bar.get_gid() == "reached"]
-    assert len(shares) == 3 and min(shares) > 0
+    assert len(shares) == 2 and min(shares) > 0
     texts = [text.get_text() for text in figure.texts]
     assert "2 x cpu, which share" in texts[1]
 
@@ -452,9 +472,9 @@ def test_a_profile_from_shapes_is_drawn_with_what_it_has():
 
 def test_launcher(tmp_path):
     out = tmp_path / "out"
-    quick = ["--quick", "--widths=8", "--target_tp=1", "--drafter_tp=1", f"--out={out}", "--parts=host,forwards"]
+    parts = ["--parts=host,forwards", "--set=drafter.kind=ngram"]
     calls = [
-        [*quick],
+        ["--quick", "--widths=8", "--target_tp=1", f"--out={out}", *parts],
         ["--config=nowhere.py"],
         ["--widths="],
         ["--widths=8,wide"],
@@ -463,7 +483,7 @@ def test_launcher(tmp_path):
     ]
     (code, shown, _), *refused = launch("measure", calls)
     assert code == 0
-    assert "target tp=1:" in shown and "drafter tp=1:" in shown and "wrote profile.json, profile.png" in shown
+    assert "target tp=1:" in shown and "wrote profile.json, profile.png" in shown
     profile = read_profile(out / "profile.json")
     assert profile.environment["incomplete"] == []
     assert all(forward.seconds > 0 for server in profile.servers for forward in server.forwards)
