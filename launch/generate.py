@@ -6,8 +6,9 @@
   python launch/generate.py --config=configs/demo.py --algorithm=my_policy.py,dsi
   python launch/generate.py --config=configs/demo.py --prompts=prompts.txt --concurrency=4 --out=out/many
 
-`--out` receives report.json, timeline.png and trace.json. With `--prompts`, a file with one prompt per line, it
-receives results.jsonl, a line for each result as it is complete; the same command goes on where an earlier one ended.
+`--out` receives report.json, timeline.html, timeline.png and trace.json. With `--prompts`, a file with one prompt per
+line, it receives results.jsonl, a line for each result as it is complete; the same command goes on where an earlier
+one ended.
 Every field of the config can be set by --set=field=value, such as --set=mesh.target_tp=2.
 """
 
@@ -21,13 +22,15 @@ from absl import flags
 import dsi_jax
 from dsi_jax import config as config_lib
 from dsi_jax import prompts as prompts_lib
-from dsi_jax.policies import DSI, POLICIES
+from dsi_jax.policies import POLICIES
 from dsi_jax.telemetry import comparison
 from dsi_jax.telemetry.table import table
 
 _CONFIG = flags.DEFINE_string("config", "configs/demo.py", "Experiment card.")
 _ALGORITHM = flags.DEFINE_list(
-    "algorithm", [DSI.name], f"Any of {', '.join(POLICIES)}; all of them: all; or a file with a policy of yours."
+    "algorithm",
+    None,
+    f"Any of {', '.join(POLICIES)}; all of them: all; or a file with a policy of yours. Default: the card's.",
 )
 _PROMPT = flags.DEFINE_multi_string("prompt", None, "Prompt; may be given several times. Default: the card's.")
 _PROMPT_FILE = flags.DEFINE_string("prompt_file", None, "A file whose whole text is the prompt.")
@@ -47,13 +50,13 @@ _DRAFTER_MS = flags.DEFINE_float("drafter_ms", None, "Paced: milliseconds of a d
 _JITTER = flags.DEFINE_float("jitter", None, "Paced: latencies vary by this fraction, up and down; default 0.")
 _ACCEPTANCE = flags.DEFINE_float("acceptance", None, "Use a synthetic drafter that is right at this rate.")
 _REPEATS = flags.DEFINE_integer("repeats", None, "Runs of each algorithm; default 3 if several are compared, else 1.")
-_OUT = flags.DEFINE_string("out", None, "Directory for report.json, timeline.png, trace.json.")
+_OUT = flags.DEFINE_string("out", None, "Directory for report.json, the timelines, trace.json.")
 _SET = flags.DEFINE_multi_string("set", [], "field=value, any field of the config.")
 
 
 def main() -> None:
-    policies = _show.read_policies(_ALGORITHM.value)
     config = config_lib.load(_CONFIG.value, overrides(), dsi_jax.Config)
+    policies = _show.read_policies([config.algorithm] if _ALGORITHM.value is None else _ALGORITHM.value)
     prompts = read_prompts(config)
     latencies = read_latencies()
     if _REPEATS.value is not None and _REPEATS.value < 1:
