@@ -480,6 +480,7 @@ def test_launcher(tmp_path):
         ["--widths=8,wide"],
         [f"--out={out}", "--target_tp=3"],
         [f"--out={out}", "--parts=speed"],
+        [f"--out={out}", "--parts="],
     ]
     (code, shown, _), *refused = launch("measure", calls)
     assert code == 0
@@ -493,6 +494,7 @@ def test_launcher(tmp_path):
         "--widths: 'wide' must be a number of at least 1",
         "no server of the target is possible on 8 devices; target of tp=3 is left out: tp=3 does not divide",
         "parts=speed is not known; choose from bandwidth",
+        "parts is empty; choose from bandwidth",
     ]
     for (code, _, told), expected in zip(refused, words, strict=True):
         assert code == 2 and expected in told and told.count("\n") == 1, told
