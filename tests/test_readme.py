@@ -67,6 +67,7 @@ COSTLY = {
     "generate --config=configs/smollm2.py": "loads 98 MB; tests/test_shipped_models.py runs the card",
     "generate --config=configs/two_directories.py": "needs models of the reader's",
     "convert --source=/models/target": "needs a model of the reader's; tests/test_convert.py converts others",
+    "measure --config": "minutes; tests/test_measuring.py runs it at a small size",
     "benchmark": "minutes",
     "benchmark_simulation": "minutes",
     "benchmark_smollm2": "minutes, and needs torch",
