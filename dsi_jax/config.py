@@ -45,6 +45,7 @@ class Config:
     mesh: MeshConfig = MeshConfig()
     verification: Verification = Verification.COUPLED  # coupled (lossless to the bit) | rejection (the p/q rule)
     mode: Literal["exact", "fast"] = "exact"  # fast: windows of one token run in a width-1 program
+    algorithm: str = "dsi"  # a policy's name, or a file that defines one; what is run where no other is asked for
     backend: str = "device"  # a name of `runtime.backends.BACKENDS`
     concurrency: int = 1  # prompts that can be under way at once: caches of every server
     lookahead: int | Literal["auto"] = "auto"  # drafts that one forward verifies

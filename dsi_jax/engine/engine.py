@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from dsi_jax.base import Forecast, Plan, Policy, Request, Sampling, Trace
+from dsi_jax.base import ONE_HOST, Forecast, Plan, Policy, Request, Sampling, Trace
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.config import Config
 from dsi_jax.control import loop
@@ -23,7 +23,7 @@ from dsi_jax.engine.requests import Asked, Border, NoText, Prompt, StopStrings, 
 from dsi_jax.engine.result import Result
 from dsi_jax.engine.servers import make_servers
 from dsi_jax.engine.stream import OnText, stream
-from dsi_jax.policies import DSI, NON_SI, find_policy
+from dsi_jax.policies import NON_SI, find_policy
 from dsi_jax.programs.compilations import CompilationCounter
 from dsi_jax.runtime.backends import BACKENDS
 from dsi_jax.runtime.backends.paced import PacedBackend
@@ -104,7 +104,7 @@ class Engine:
         self,
         prompts: Prompt | Sequence[Prompt],
         *,
-        algorithm: Policy | str = DSI,
+        algorithm: Policy | str | None = None,
         on_text: OnText | None = None,
         **options: Any,
     ) -> list[Result]:
@@ -112,7 +112,7 @@ class Engine:
 
         Args:
           prompts: a text, a sequence of ids, or a list of either.
-          algorithm: a policy's name, its record, or a file that defines one.
+          algorithm: a policy's name, its record, or a file that defines one; default the config's.
           on_text: called with each piece of text as it is settled; for one prompt at a time only.
           options: those of `serve`.
 
@@ -129,7 +129,7 @@ class Engine:
         return results
 
     def serve(
-        self, prompts: Prompt | Sequence[Prompt], *, algorithm: Policy | str = DSI, **options: Any
+        self, prompts: Prompt | Sequence[Prompt], *, algorithm: Policy | str | None = None, **options: Any
     ) -> Iterator[Result]:
         """Continue every prompt; yields each result as it is complete. A failure ends its own prompt alone.
 
@@ -183,9 +183,9 @@ class Engine:
         concurrency = self._check_concurrency(concurrency)
         forecast = self._forecast(latencies, sampling, acceptance)
         lookahead = self._border.lookahead(lookahead)
-        drafts = self._drafter.burst
+        drafts, links = self._drafter.burst, latencies.links if latencies else ONE_HOST
         return make_plan(
-            self.config, self.model_config, find_policy(algorithm), lookahead, forecast, drafts, concurrency
+            self.config, self.model_config, find_policy(algorithm), lookahead, forecast, drafts, concurrency, links
         )
 
     def close(self) -> None:
@@ -203,7 +203,7 @@ class Engine:
     def _serve(
         self,
         prompts: Prompt | Sequence[Prompt],
-        algorithm: Policy | str,
+        algorithm: Policy | str | None,
         on_text: OnText | None,
         *,
         with_ideals: bool = False,
@@ -220,7 +220,8 @@ class Engine:
         concurrency = self._check_concurrency(concurrency, on_text)
         if latencies is not None and not isinstance(latencies, Latencies):
             raise ValueError(f"latencies={latencies!r} must be Latencies(target_s, drafter_s)")
-        policy, lookahead = find_policy(algorithm), self._border.lookahead(lookahead)
+        policy = find_policy(self.config.algorithm if algorithm is None else algorithm)
+        lookahead = self._border.lookahead(lookahead)
         jobs = [  # all prompts are checked before the first one is run
             _Job(
                 index,
@@ -276,7 +277,7 @@ class Engine:
             self._rehearse(jobs)
         backend = self._backend
         if latencies:
-            backend = PacedBackend(self._backend, latencies.duration)
+            backend = PacedBackend(self._backend, latencies.duration, latencies.links)
             backend.prepare([job.request for job in jobs[: plan.concurrency]], plan.servers)
         compilations = CompilationCounter()
         by_id = {job.request.id: job for job in jobs}
