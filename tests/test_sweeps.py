@@ -75,6 +75,7 @@ def test_a_grid_is_every_combination_with_parsed_values():
         (["lookahead=1,2,1"], "has the value 1 twice"),
         (["lookahead=1", "lookahead=2"], "--grid has lookahead twice"),
         (["sampling.seed=1,2"], "sampling.seed is set by --seeds"),
+        (["algorithm=si,dsi"], "algorithm is set by --algorithm"),
         (["prompts=a"], "prompts is set by --prompts=FILE"),
         (["mesh=1"], "holds several values"),
         ([f"{one}={','.join(map(str, range(1, 50)))}" for one in ("lookahead", "max_new_tokens", "sampling.top_k")],
@@ -94,6 +95,12 @@ def test_points_that_need_too_many_devices_are_named_with_the_numbers():
     assert sweep.part_by_devices(found, None) == (found, [])
     with pytest.raises(ValueError, match=r"the smallest.* = 3 devices, and there are 2.*--backend=virtual"):
         sweep.part_by_devices(found, 2)
+
+
+def test_points_whose_servers_fit_no_host_are_skipped():
+    fitting, skipped = sweep.part_by_devices(points("mesh.target_tp=2,8", "pace.chips_per_host=4"), None)
+    assert [point.config.mesh.target_tp for point in fitting] == [2]
+    assert "a server of 8 chips does not fit a host of 4" in str(skipped[0])
 
 
 def test_a_drafter_on_the_host_takes_no_device():
@@ -153,6 +160,19 @@ def test_a_virtual_run_equals_virtual_run(policy, axis):
         for server in trace.servers:
             busy = sum(min(s.end_s, trace.wall_s) - s.start_s for s in trace.spans if s.server == server)
             assert found.utilisation[server] == pytest.approx(busy / trace.wall_s)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
+def test_target_servers_on_other_hosts_are_far(policy):
+    """Hosts of 4 chips, tp = 2: one target server stands beside the drafter, the others are 500 us away."""
+    axes = ["mesh.sp_degree=4", "mesh.target_tp=2", "pace.chips_per_host=4", "pace.link_us=500"]
+    (task,) = virtual_tasks(*axes, seeds=[0], policies=[policy])
+    assert task.setup.latencies.links.one_way_s == (0, 0.0005, 0.0005, 0.0005)
+    setting = Setting(20.0, 4.0, 0.8, 4, 20, remote_targets=3, link_ms=0.5)
+    trace = virtual_run(setting, policy, blocks_of(setting, policy), draw_outcomes(0.8, 1, 20, 0)[0])
+    assert virtual.run(task).wall_s == trace.wall_s
+    with pytest.raises(ValueError, match="a server of 8 chips does not fit a host of 4"):
+        virtual_tasks("mesh.target_tp=8", "pace.chips_per_host=4", "pace.link_us=500")
 
 
 def test_utilisation_by_hand():
