@@ -455,12 +455,16 @@ def test_a_heatmap_shows_the_speedups_and_checks_its_fields():
     speeds = {(1, 1): 20.0, (1, 5): 22.0, (4, 1): 40.0, (4, 5): 30.0}
     found = [record("dsi", 0, speed, sp=sp, lookahead=k) for (sp, k), speed in speeds.items()]
     found += [record("non_si", 0, 10.0, sp=sp, lookahead=k) for sp, k in speeds]
+    found += [
+        record("dsi", 0, 12.0, sp=1, lookahead=1, mode="fast"),
+        record("non_si", 0, 1.0, sp=1, lookahead=1, mode="fast"),
+    ]
     table = [summary.flat(row) for row in summary.summarise(found)]
     (axes,) = heatmap_figure(table, "mesh.sp_degree", "lookahead", "").axes
     assert axes.images[0].get_array().tolist() == [[2.0, 4.0], [2.2, 3.0]]
     assert [text.get_text() for text in axes.texts if text.get_gid() is None] == ["2", "4", "2.2", "3"]
-    with pytest.raises(ValueError, match=r"mode was not swept; among the columns are mesh\.sp_degree, lookahead"):
-        heatmap_figure(table, "mode", "lookahead", "")
+    with pytest.raises(ValueError, match=r"chat was not swept; among the columns are mesh\.sp_degree, lookahead"):
+        heatmap_figure(table, "chat", "lookahead", "")
 
 
 # ------------------------------------------------------------------------------------------------------------- devices
