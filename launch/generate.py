@@ -6,8 +6,9 @@
   python launch/generate.py --config=configs/demo.py --algorithm=my_policy.py,dsi
   python launch/generate.py --config=configs/demo.py --prompts=prompts.txt --concurrency=4 --out=out/many
 
-`--out` receives report.json, timeline.png and trace.json. With `--prompts`, a file with one prompt per line, it
-receives results.jsonl, a line for each result as it is complete; the same command goes on where an earlier one ended.
+`--out` receives report.json, timeline.html, timeline.png and trace.json. With `--prompts`, a file with one prompt per
+line, it receives results.jsonl, a line for each result as it is complete; the same command goes on where an earlier
+one ended.
 Every field of the config can be set by --set=field=value, such as --set=mesh.target_tp=2.
 """
 
@@ -49,7 +50,7 @@ _DRAFTER_MS = flags.DEFINE_float("drafter_ms", None, "Paced: milliseconds of a d
 _JITTER = flags.DEFINE_float("jitter", None, "Paced: latencies vary by this fraction, up and down; default 0.")
 _ACCEPTANCE = flags.DEFINE_float("acceptance", None, "Use a synthetic drafter that is right at this rate.")
 _REPEATS = flags.DEFINE_integer("repeats", None, "Runs of each algorithm; default 3 if several are compared, else 1.")
-_OUT = flags.DEFINE_string("out", None, "Directory for report.json, timeline.png, trace.json.")
+_OUT = flags.DEFINE_string("out", None, "Directory for report.json, the timelines, trace.json.")
 _SET = flags.DEFINE_multi_string("set", [], "field=value, any field of the config.")
 
 

@@ -8,7 +8,7 @@
 
 With --remote_targets the last of the target servers stand on other hosts than controller and drafter: a job to one of
 them takes --link_us, and its answer as long again. All algorithms meet the same random outcomes. `--out` receives
-simulate.json, which holds the flags too, and, of the first run, timeline.png and trace.json.
+simulate.json, which holds the flags too, and, of the first run, timeline.html, timeline.png and trace.json.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from dsi_jax.paper.closed_forms import servers_needed
 from dsi_jax.paper.measurement import measured_setting, read_trace
 from dsi_jax.policies import POLICIES
 from dsi_jax.simulation.setting import Setting, virtual_run
-from dsi_jax.telemetry import plots, timeline
+from dsi_jax.telemetry import plots, timeline, timeline_html
 
 _TARGET_MS = flags.DEFINE_float("target_ms", None, "Milliseconds of a target forward.")
 _DRAFTER_MS = flags.DEFINE_float("drafter_ms", None, "Milliseconds of a draft token.")
@@ -46,7 +46,7 @@ _TOKENS = flags.DEFINE_integer("new_tokens", 50, "Tokens to generate.")
 _REPEATS = flags.DEFINE_integer("repeats", 1000, "Runs to average over; at most 20 by the event loop.")
 _JITTER = flags.DEFINE_float("jitter", 0.0, "Latencies vary by this fraction, up and down (by the event loop).")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the outcomes.")
-_OUT = flags.DEFINE_string("out", None, "Directory for simulate.json and timeline.png.")
+_OUT = flags.DEFINE_string("out", None, "Directory for simulate.json and the timelines.")
 
 
 def main() -> None:
@@ -124,7 +124,8 @@ def save(out: Path, found: compare.Comparison, others: list[compare.EventRuns], 
     write_json(out / "simulate.json", {"inputs": inputs} | dataclasses.asdict(found) | others, indent=1)
     plots.timeline_png(out / "timeline.png", traces)
     timeline.write_trace(out / "trace.json", traces)
-    print(f"wrote {out}/simulate.json, timeline.png, trace.json")
+    timeline_html.write_timeline_html(out / "timeline.html", [timeline_html.Panel(trace) for trace in traces])
+    print(f"wrote {out}/simulate.json, timeline.html, timeline.png, trace.json")
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def test_streamed_text_is_the_reported_text(paced_run, paced_report):
     assert "identical: yes" in shown
     assert "tokens/s: median of 3 runs after an uncounted one" in shown
     assert "fastest, paced: " in shown and "from the slowest to the fastest run, in tokens/s: " in shown
-    assert "wrote report.json, timeline.png, trace.json" in shown
+    assert "wrote report.json, timeline.html (open it in a browser), timeline.png, trace.json" in shown
     assert paced_run[1].stderr == ""
 
 

@@ -112,6 +112,7 @@ def test_reproduce_timeline(reproduced):
     assert cases[0]["counts"]["si"] == [0, 1, 4, 7, 8]
     assert [case["counts"] for case in cases] == [case.counts for case in example.cases()]
     assert (reproduced[0] / "example.png").exists() and (reproduced[0] / "example_best_case.png").exists()
+    assert '"label":"SI"' in (reproduced[0] / "example_best_case.html").read_text(encoding="utf-8")
 
 
 def test_reproduce_algorithm1(reproduced):
@@ -119,6 +120,7 @@ def test_reproduce_algorithm1(reproduced):
     told = json.loads((out / "algorithm1.json").read_text(encoding="utf-8"))
     assert told["finished_ms"] == told["kept_ms"] == 97.0 and told["threads"]["started"] == 150
     assert (out / "algorithm1.png").stat().st_size > 20_000
+    assert '"kinds":["draft","verify"]' in (out / "algorithm1.html").read_text(encoding="utf-8")
     assert "m = 3 models" in endings["algorithm1"][1] and "150 started" in endings["algorithm1"][1]
     own = json.loads((out / "own" / "algorithm1.json").read_text(encoding="utf-8"))
     assert own["finished_ms"] == 3 * 5 + 20 and own["non_si_ms"] == 80

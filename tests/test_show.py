@@ -97,7 +97,11 @@ def test_save_draws_the_first_prompt_and_names_it(show, tmp_path, capsys, monkey
     events = json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
     names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
     assert names == [f"{name} (paced), prompt {number}" for number in (1, 2) for name in POLICIES]
-    assert "wrote report.json, timeline.png, trace.json" in capsys.readouterr().out
+    page = (tmp_path / "timeline.html").read_text(encoding="utf-8")
+    assert [name in page for name in ('"1 of 2, paced"', '"2 of 2, paced"', '"3 of 3')] == [True, True, False]
+    assert (
+        "wrote report.json, timeline.html (open it in a browser), timeline.png, trace.json" in capsys.readouterr().out
+    )
 
 
 def test_servers_that_round_differently_are_told_in_the_report(show, tmp_path):

@@ -83,6 +83,7 @@ def test_simulate_starcoder(simulated):
     assert required <= result["ci"].keys() and all(low < high for low, high in result["ci"].values())
     assert f"{result['dsi_auto_ms']:.1f}" in stdout and "no schedule with one drafter beats 353.8 ms" in stdout
     assert (out / "starcoder" / "timeline.png").stat().st_size > 20_000
+    assert (out / "starcoder" / "timeline.html").stat().st_size > 20_000
     assert (out / "starcoder" / "trace.json").exists()
 
 

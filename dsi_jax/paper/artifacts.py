@@ -18,6 +18,7 @@ from dsi_jax.paper.models import SyntheticModels
 from dsi_jax.paper.rows import Result, Row
 from dsi_jax.paper.threads import to_trace
 from dsi_jax.telemetry import plots
+from dsi_jax.telemetry.timeline_html import Panel, write_timeline_html
 
 MOST_TOKENS, MOST_LANES = 100, 60  # of Algorithm 1, so that its picture can be read
 
@@ -94,14 +95,18 @@ def make_heatmaps(out: Path, options: Options) -> str:
 
 
 def make_timeline(out: Path, options: Options) -> str:
-    """The paper's timeline example: timeline.json and three pictures."""
+    """The paper's timeline example: timeline.json and three pictures, two of them for a browser too."""
     del options
     cases = example.cases()
     example_png(out / "example.png", cases)
     for case in cases:
-        plots.timeline_png(out / f"example_{case.name.replace(' ', '_')}.png", case.traces, window_ms=24)
+        name = f"example_{case.name.replace(' ', '_')}"
+        plots.timeline_png(out / f"{name}.png", case.traces, window_ms=24)
+        write_timeline_html(out / f"{name}.html", [Panel(trace) for trace in case.traces])
     write_json(out / "timeline.json", {"cases": [case.as_json() for case in cases]}, indent=1)
-    written = f"wrote {out}/timeline.json, example.png, example_worst_case.png, example_best_case.png"
+    written = (
+        f"wrote {out}/timeline.json, example.png, example_worst_case.png, example_best_case.png, and both cases .html"
+    )
     return "\n".join([*(case.in_words() for case in cases), written])
 
 
@@ -113,7 +118,8 @@ def make_algorithm1(out: Path, options: Options) -> str:
     if len(trace.servers) > MOST_LANES:
         return f"{one.in_words()}\nwrote {out}/algorithm1.json; {len(trace.servers)} lanes are too many for a picture"
     plots.timeline_png(out / "algorithm1.png", [trace], window_ms=1e3 * trace.wall_s)
-    return f"{one.in_words()}\nwrote {out}/algorithm1.json, algorithm1.png"
+    write_timeline_html(out / "algorithm1.html", [Panel(trace)])
+    return f"{one.in_words()}\nwrote {out}/algorithm1.json, algorithm1.png, algorithm1.html"
 
 
 def make_latency(out: Path, options: Options) -> str:

@@ -7,8 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsi_jax.base import Commit, Span, Trace
-from dsi_jax.policies import POLICIES
-from dsi_jax.telemetry.style import AXIS_FONT, FAINT, GRID, INK, drawing_order, lines_of, plain, save, title
+from dsi_jax.telemetry.facts import facts
+from dsi_jax.telemetry.style import (
+    AXIS_FONT,
+    COMMIT,
+    FAINT,
+    FILL,
+    GRID,
+    IDLE,
+    INK,
+    REJECTION,
+    STALE_EDGE,
+    STALE_FILL,
+    STALE_TEXT,
+    TEXT,
+    drawing_order,
+    lines_of,
+    plain,
+    save,
+    title,
+)
 from dsi_jax.telemetry.timeline import lanes
 from dsi_jax.telemetry.window import Window, choose_window
 
@@ -16,12 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours after Okabe and Ito, for any colour vision; stale work is hatched and a rejection has a mark of its own.
-_FILL = {"draft": "#E69F00", "verify": "#0072B2", "digest": "#56B4E9", "prefill": "#B58CC4", "settle": "#009E73"}
-_TEXT = {"draft": "#3B2800", "verify": "white", "digest": "#00243A", "prefill": "#2C1436", "settle": "white"}
-_STALE_FILL, _STALE_EDGE, _STALE_TEXT = "#DDE1E6", "#9AA3AD", "#5B6570"
-_IDLE = "#F1F3F5"
-_COMMIT, _REJECTION = "#007A5A", "#C1121F"
 _WIDTH, _LEFT, _RIGHT = 13.0, 1.05, 0.25  # inches
 _HEAD, _TITLE, _LANE, _AXIS, _SETTLED, _FOOT = 0.72, 0.42, 0.245, 0.55, 2.0, 0.52  # inches
 _COMMITS = 1.15  # height of the row of commits, in lanes
@@ -70,28 +82,12 @@ def timeline_figure(traces: Sequence[Trace], window_ms: float | None = None, pro
         axes = _axes(figure, top - panel, panel - _TITLE)
         _draw_lanes(axes, trace, window)
         below = [other for other in traces if order.index(other.algorithm) > order.index(trace.algorithm)]
-        title(axes, trace.label, _facts(trace, below))
+        title(axes, trace.label, facts(trace, below))
         _time_axis(axes, window, labelled=trace is traces[-1])
         top -= panel
     _draw_settled(_axes(figure, _FOOT, _SETTLED), traces, window)
     _draw_head(figure, traces, window, prompt)
     return figure
-
-
-# --------------------------------------------------------------------------------------------------- the headline
-
-
-def _rate(trace: Trace) -> float:
-    return sum(len(commit.tokens) for commit in trace.commits) / trace.wall_s
-
-
-def _facts(trace: Trace, others: Sequence[Trace]) -> str:
-    """Word what follows a panel's name; its speed is compared with that of the runs below."""
-    count = sum(len(commit.tokens) for commit in trace.commits)
-    facts = [f"{count} tokens in {1e3 * trace.wall_s:,.0f} ms", f"{_rate(trace):.1f} tokens/s"]
-    facts += [f"{_rate(trace) / _rate(other):.2f}x {other.label}" for other in others]
-    motto = [POLICIES[trace.algorithm].motto] if trace.algorithm in POLICIES else []
-    return "   ·   ".join([*facts, *motto])
 
 
 # ------------------------------------------------------------------------------------------------------- the lanes
@@ -104,7 +100,7 @@ def _draw_lanes(axes: Axes, trace: Trace, window: Window) -> None:
     axes.set(xlim=(window.start, window.end), ylim=(0, top + _COMMITS))
     axes.set_yticks([*(row + 0.5 for row in rows.values()), top + 0.42], [*map(_lane_name, rows), "settled"])
     for row in rows.values():
-        axes.axhspan(row + 0.06, row + 0.94, color=_IDLE, linewidth=0, gid="lane", zorder=0)
+        axes.axhspan(row + 0.06, row + 0.94, color=IDLE, linewidth=0, gid="lane", zorder=0)
     for span in trace.spans:
         if 1e3 * span.end_s > window.start and 1e3 * span.start_s < window.end:
             _draw_job(axes, span, rows[span.server], window)
@@ -115,17 +111,17 @@ def _draw_job(axes: Axes, span: Span, row: int, window: Window) -> None:
     from matplotlib.patches import Rectangle
 
     start, end = 1e3 * span.start_s, 1e3 * span.end_s
-    style: dict[str, Any] = {"facecolor": _FILL[span.kind], "edgecolor": "white"}
+    style: dict[str, Any] = {"facecolor": FILL[span.kind], "edgecolor": "white"}
     if span.stale:
-        style = {"facecolor": _STALE_FILL, "edgecolor": _STALE_EDGE, "hatch": "/////", "hatch_linewidth": 0.4}
+        style = {"facecolor": STALE_FILL, "edgecolor": STALE_EDGE, "hatch": "/////", "hatch_linewidth": 0.4}
     edge = min(0.8, 0.12 * (end - start) * _points_per_ms(window))  # thin blocks keep their colour
     box = Rectangle((start, row + 0.1), end - start, 0.8, linewidth=edge, **style, gid=_kind(span), zorder=2)
     axes.add_patch(box)
     text = next((text for text in _labels(span) if _fits(text, window.shown(start, end), window)), None)
     if text:
         middle = (max(start, window.start) + min(end, window.end)) / 2
-        paper = {"facecolor": _STALE_FILL, "edgecolor": "none", "pad": 0.8} if span.stale else None
-        colour = _STALE_TEXT if span.stale else _TEXT[span.kind]
+        paper = {"facecolor": STALE_FILL, "edgecolor": "none", "pad": 0.8} if span.stale else None
+        colour = STALE_TEXT if span.stale else TEXT[span.kind]
         axes.text(middle, row + 0.48, text, color=colour, bbox=paper, fontsize=7.5, ha="center", va="center", zorder=3)
 
 
@@ -134,13 +130,13 @@ def _draw_commits(axes: Axes, commits: Sequence[Commit], top: int, window: Windo
     for commit in commits:
         time = 1e3 * commit.time_s
         if commit.rejected:
-            axes.plot([time, time], [0, top], color=_REJECTION, linewidth=0.9, alpha=0.75, gid="cut", zorder=4)
-            style: dict[str, Any] = {"color": _REJECTION, "markeredgecolor": "white", "markersize": 7.5}
+            axes.plot([time, time], [0, top], color=REJECTION, linewidth=0.9, alpha=0.75, gid="cut", zorder=4)
+            style: dict[str, Any] = {"color": REJECTION, "markeredgecolor": "white", "markersize": 7.5}
             axes.plot(time, top + 0.22, "X", **style, gid="rejection", zorder=6)
         else:
-            axes.plot([time, time], [top + 0.02, top + 0.36], color=_COMMIT, linewidth=1.5, gid="commit", zorder=5)
+            axes.plot([time, time], [top + 0.02, top + 0.36], color=COMMIT, linewidth=1.5, gid="commit", zorder=5)
     for group in _clusters(commits, window):
-        colour = _REJECTION if any(commit.rejected for commit in group) else _COMMIT
+        colour = REJECTION if any(commit.rejected for commit in group) else COMMIT
         middle = 500 * (group[0].time_s + group[-1].time_s)
         text = f"+{sum(len(commit.tokens) for commit in group)}"
         axes.text(middle, top + 0.8, text, color=colour, fontsize=7.5, ha="center", va="center", gid="count")
@@ -290,11 +286,11 @@ def _keys(traces: Sequence[Trace]) -> Iterator[Any]:
     words = {"draft": "draft", "verify": "verify", "digest": "digest settled tokens", "settle": "settle a draft"}
     for kind, word in {"prefill": "prefill", **words}.items():
         if any(span.kind == kind and not span.stale for span in spans):
-            yield Patch(facecolor=_FILL[kind], label=word)
+            yield Patch(facecolor=FILL[kind], label=word)
     if any(span.stale for span in spans):
-        yield Patch(facecolor=_STALE_FILL, edgecolor=_STALE_EDGE, hatch="/////", linewidth=0.6, label="result not used")
-    yield Patch(facecolor=_IDLE, edgecolor="#DDE1E6", linewidth=0.6, label="idle")
-    yield Line2D([], [], color=_COMMIT, marker="|", linestyle="", markersize=9, markeredgewidth=1.6, label="settled")
+        yield Patch(facecolor=STALE_FILL, edgecolor=STALE_EDGE, hatch="/////", linewidth=0.6, label="result not used")
+    yield Patch(facecolor=IDLE, edgecolor="#DDE1E6", linewidth=0.6, label="idle")
+    yield Line2D([], [], color=COMMIT, marker="|", linestyle="", markersize=9, markeredgewidth=1.6, label="settled")
     if any(commit.rejected for trace in traces for commit in trace.commits):
-        yield Line2D([], [], color=_REJECTION, marker="X", linestyle="", markersize=7, label="wrong draft corrected")
+        yield Line2D([], [], color=REJECTION, marker="X", linestyle="", markersize=7, label="wrong draft corrected")
     yield Line2D([], [], linestyle="", label="numbers: positions drafted or judged")

@@ -17,8 +17,15 @@ INK, FAINT, GRID = "#1F2933", "#66707B", "#D5DAE0"
 AXIS_FONT: dict[str, Any] = {"fontsize": 9, "color": FAINT, "labelpad": 3}
 DPI = 150
 
-# Colours after Okabe and Ito, for any colour vision. The first policies of the registry are drawn thin and broken, the
-# third one bold; further ones, and those that are not registered, take the rest.
+# Jobs, by kind, after Okabe and Ito, for any colour vision; stale work is hatched, a rejection has a mark of its own.
+FILL = {"draft": "#E69F00", "verify": "#0072B2", "digest": "#56B4E9", "prefill": "#B58CC4", "settle": "#009E73"}
+TEXT = {"draft": "#3B2800", "verify": "white", "digest": "#00243A", "prefill": "#2C1436", "settle": "white"}
+STALE_FILL, STALE_EDGE, STALE_TEXT = "#DDE1E6", "#9AA3AD", "#5B6570"
+IDLE = "#F1F3F5"
+COMMIT, REJECTION = "#007A5A", "#C1121F"
+
+# The first policies of the registry are drawn thin and broken, the third one bold; further ones, and those that are not
+# registered, take the rest.
 _LINES: tuple[dict[str, Any], ...] = (
     {"color": "#4B5563", "linewidth": 1.9, "linestyle": (0, (1.2, 1.2))},
     {"color": "#B5651D", "linewidth": 1.9, "linestyle": (0, (5, 1.5))},
