@@ -75,6 +75,7 @@ COSTLY = {
     "simulate": "tests/test_launch.py runs it",
     "plan": "tests/test_plan.py runs it",
     "benchmark_planner": "minutes",
+    "sweep": "tests/test_sweeps.py runs it",
     "write_docs": "writes to docs/; its pages are compared below",
 }
 
