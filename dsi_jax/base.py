@@ -95,6 +95,31 @@ class Forecast:
 
 
 @dataclasses.dataclass(frozen=True)
+class Links:
+    """How long a message takes from the host of controller and drafter to each target server, or back."""
+
+    one_way_s: tuple[float, ...] = ()  # seconds, by index of the target server; servers beyond stand on the same host
+
+    def __post_init__(self) -> None:
+        if bad := [seconds for seconds in self.one_way_s if not 0 <= seconds < float("inf")]:
+            raise ValueError(f"one_way_s holds {bad[0]}; a link must take a number of seconds of at least 0")
+
+    def to(self, server: str) -> float:
+        """Seconds that a message to this server takes, one way."""
+        if not self.one_way_s or server == DRAFTER:
+            return 0.0
+        index = int(server.removeprefix("target_"))
+        return self.one_way_s[index] if index < len(self.one_way_s) else 0.0
+
+    def mean_round_trip_s(self, targets: int) -> float:
+        """Seconds that a job to one of the first `targets` target servers and its answer are under way, on average."""
+        return 2 * sum(self.one_way_s[:targets]) / targets
+
+
+ONE_HOST = Links()  # messages take no time
+
+
+@dataclasses.dataclass(frozen=True)
 class Blocks:
     """How many drafts a window waits for: the two numbers of the dispatch rule (`planning/blocks.py`)."""
 
@@ -134,6 +159,7 @@ class Plan:
     draft_lead: int = 256  # draft tokens the drafter may be ahead of the settled ones
     digest_lag: int = 16  # an idle replica that lags by this many settled tokens digests them
     concurrency: int = 1  # sequences under way at once
+    links: Links = ONE_HOST  # to target servers on other hosts; `forecast.target_s` holds their mean round trip
 
     def __post_init__(self) -> None:
         for name in (
@@ -165,8 +191,12 @@ class Plan:
     @property
     def servers(self) -> tuple[str, ...]:
         """Every server that is used: by one sequence what its policy keeps busy, by several up to all of them."""
-        targets = min(self.sp_degree, self.concurrency * self.policy.targets(self.sp_degree))
-        return (DRAFTER,) * self.policy.drafts + tuple(target(i) for i in range(targets))
+        return (DRAFTER,) * self.policy.drafts + tuple(target(i) for i in range(self.targets))
+
+    @property
+    def targets(self) -> int:
+        """How many target servers are used."""
+        return min(self.sp_degree, self.concurrency * self.policy.targets(self.sp_degree))
 
 
 # ------------------------------------------------------------------------- what the controller tells the servers

@@ -4,9 +4,12 @@
   python launch/simulate.py --target_ms=37.7 --drafter_ms=2.5 --acceptance=0.63 --sp_degree=2 --lookahead=5
   python launch/simulate.py --measured=out/latency.json,out/acceptance.json --out=out/mine
   python launch/simulate.py --target_ms=20.6 --drafter_ms=6.8 --acceptance=0.93 --algorithm=my_policy.py
+  python launch/simulate.py --target_ms=20.6 --drafter_ms=6.8 --acceptance=0.93 --remote_targets=4 --link_us=500
 
-All algorithms meet the same random outcomes. `--out` receives simulate.json, which holds the flags too, and, of the
-first run, timeline.html, timeline.png and trace.json.
+With --remote_targets the last of the target servers stand on other hosts than controller and drafter: a job to one of
+them takes --link_us, and its answer as long again. All algorithms meet the same random outcomes. `--out` receives
+simulate.json, which holds the flags too, and, of the first run, timeline.html, timeline.png and
+trace.json.
 """
 
 import dataclasses
@@ -38,6 +41,8 @@ _MEASURED = flags.DEFINE_list("measured", [], "Files of reproduce.py's latency a
 _ALGORITHM = flags.DEFINE_list("algorithm", [], "Files of policies of yours, to be run beside those of the registry.")
 _LOOKAHEAD = flags.DEFINE_string("lookahead", "auto", "Draft tokens per verification, or auto (SI: its best k).")
 _SP = flags.DEFINE_integer("sp_degree", 7, "Number of target servers.")
+_REMOTE = flags.DEFINE_integer("remote_targets", 0, "Target servers on other hosts than the controller's.")
+_LINK_US = flags.DEFINE_float("link_us", 0.0, "Microseconds of a message to another host, one way.")
 _TOKENS = flags.DEFINE_integer("new_tokens", 50, "Tokens to generate.")
 _REPEATS = flags.DEFINE_integer("repeats", 1000, "Runs to average over; at most 20 by the event loop.")
 _JITTER = flags.DEFINE_float("jitter", 0.0, "Latencies vary by this fraction, up and down (by the event loop).")
@@ -79,11 +84,25 @@ def read_setting() -> tuple[Setting, np.ndarray]:
     given = {"target_ms": _TARGET_MS.value, "drafter_ms": _DRAFTER_MS.value, "acceptance": _ACCEPTANCE.value}
     ttft = {"target_ttft_ms": _TARGET_TTFT_MS.value, "drafter_ttft_ms": _DRAFTER_TTFT_MS.value}
     recorded = read_trace(_TRACE.value) if _TRACE.value else None
-    setting = measured_setting(_MEASURED.value, given, recorded, sp_degree=_SP.value, new_tokens=_TOKENS.value, **ttft)
+    size = {"sp_degree": _SP.value, "new_tokens": _TOKENS.value}
+    links = {"remote_targets": _REMOTE.value, "link_ms": read_link_ms()}
+    setting = measured_setting(_MEASURED.value, given, recorded, **size, **ttft, **links)
     repeats = min(_REPEATS.value, compare.MOST_EVENT_RUNS) if _JITTER.value else _REPEATS.value
     if recorded is not None:
         return setting, compare.recorded_outcomes(recorded, repeats, setting.new_tokens, _SEED.value)
     return setting, compare.draw_outcomes(setting.acceptance, repeats, setting.new_tokens, _SEED.value)
+
+
+def read_link_ms() -> float:
+    if not 0 <= _REMOTE.value <= _SP.value:
+        raise ValueError(
+            f"--remote_targets={_REMOTE.value} must lie in 0..{_SP.value}, the target servers (--sp_degree)"
+        )
+    if not 0 <= _LINK_US.value <= 1e12:
+        raise ValueError(f"--link_us={_LINK_US.value:g} must be a number of microseconds of at least 0")
+    if _LINK_US.value and not _REMOTE.value:
+        raise ValueError(f"--link_us={_LINK_US.value:g} changes nothing without remote servers; give --remote_targets")
+    return _LINK_US.value / 1e3
 
 
 def warn_of_queues(setting: Setting, lookahead: int | None) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dsi_jax.array_programs.compare import draw_outcomes, dsi_ms
+from dsi_jax.base import Blocks
 from dsi_jax.policies import POLICIES
+from dsi_jax.simulation.setting import Setting
 from tests.launchers import ROOT, launch, write_files
 
 PAIR = ["--target_ms=20.6", "--drafter_ms=6.8", "--acceptance=0.93"]
@@ -16,6 +19,7 @@ GOOD = {
     "one server": ["--target_ms=37.7", "--drafter_ms=2.5", "--acceptance=0.63", "--sp_degree=1", "--lookahead=4"],
     "measured": ["--measured={files}/latency.json,{files}/acceptance.json", "--repeats=100", "--out={out}/measured"],
     "trace": ["--target_ms=20", "--drafter_ms=2", "--acceptance_trace={files}/trace.json", "--out={out}/trace"],
+    "hosts": [*PAIR, "--sp_degree=3", "--remote_targets=1", "--link_us=2000", "--repeats=50", "--out={out}/hosts"],
     "jitter": [*PAIR, "--jitter=0.3", "--new_tokens=10", "--repeats=3", "--target_ttft_ms=80", "--out={out}/jitter"],
 }
 BAD = {
@@ -38,6 +42,9 @@ BAD = {
         ["--target_ms=1e300", "--drafter_ms=1e-300", PAIR[2]],
         "target_ms=1e+300 must lie in 1e-06 .. 1e+09 milliseconds",
     ),
+    "more remote servers than there are": ([*PAIR, "--remote_targets=8"], "--remote_targets=8 must lie in 0..7"),
+    "negative link": ([*PAIR, "--remote_targets=1", "--link_us=-1"], "--link_us=-1 must be a number of microseconds"),
+    "a link to nowhere": ([*PAIR, "--link_us=50"], "changes nothing without remote servers; give --remote_targets"),
     "negative seed": ([*PAIR, "--seed=-1"], "--seed=-1 must be at least 0"),
     "too many runs": ([*PAIR, "--repeats=1000000000"], "need 50,000,000,000 random outcomes, more than 100,000,000"),
     "unknown policy": ([*PAIR, "--algorithm=fast"], "algorithm='fast' is not known; choose one of non_si, si, dsi"),
@@ -120,6 +127,16 @@ def test_simulate_a_recorded_trace(simulated):
     result = read(simulated[0], "trace")
     assert 1.0 < result["ratio"] < 2.0
     assert result["dsi_best_ms"] < result["si_best_ms"] < result["non_si_ms"] == pytest.approx(1000.0)
+
+
+def test_simulate_across_hosts(simulated):
+    """The flags reach the array programs, and the head of the table tells."""
+    code, stdout, _ = simulated[1]["hosts"]
+    assert code == 0 and "1 target servers on other hosts, 2000 us away one way" in stdout
+    result = read(simulated[0], "hosts")
+    setting = Setting(20.6, 6.8, 0.93, 3, remote_targets=1, link_ms=2.0)
+    times = dsi_ms(setting, [Blocks(0, result["dsi_best_k"])], draw_outcomes(0.93, 50, 50))
+    assert result["dsi_best_ms"] == pytest.approx(times.mean())
 
 
 def test_simulate_with_jitter_and_a_long_prompt(simulated):

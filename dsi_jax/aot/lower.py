@@ -1,7 +1,7 @@
 """Every program of a server, with the shapes, shardings and donation that it runs with, and nothing in memory."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,8 @@ class Call:
     name: str  # verify coupled | verify p/q | prefill | settle | draft coupled | ...
     program: str | None  # as `profiles.profile.PROGRAMS` has it; None: it does not read the weights
     width: int  # tokens fed
+    layers: int  # of the model
+    has_logits: bool  # whether it computes any
     function: Callable  # jitted
     arguments: tuple[Any, ...]  # `jax.ShapeDtypeStruct`s with their shardings
 
@@ -45,50 +47,57 @@ def abstract_model(config: ModelConfig, mesh: Mesh) -> Model:
     return Model(module, jax.tree.map(_placed, parameter_shapes(config), shardings), mesh)
 
 
-def target_calls(config: ModelConfig, mesh: Mesh) -> Iterator[Call]:
-    """The programs of a target server, under both rules.
+def target_calls(config: ModelConfig, mesh: Mesh, rules: Sequence[Verification] = tuple(RULES)) -> Iterator[Call]:
+    """The programs of a target server.
+
+    Args:
+      config: of the target.
+      mesh: its submesh.
+      rules: by which drafts are judged.
 
     Raises:
       ValueError: an axis of the model does not divide over the submesh.
     """
     model = abstract_model(config, mesh)
-    cache, knobs, width = _cache(model), _knobs(model), config.verify_width
-    rows = _shape((width, config.token_ids), jnp.float32, model.replicated)
-    row = _shape((config.token_ids,), jnp.float32, model.replicated)
-    boundary = _shape((1, config.token_ids), jnp.float32, model.replicated)
-    for rule, words in RULES.items():
+    cache, knobs, one = _cache(model), _knobs(model), model.replicated
+    width, tokens, depth = config.verify_width, config.prefill_width, config.layers
+    rows = _shape((width, config.token_ids), jnp.float32, one)
+    row, boundary = (_shape(shape, jnp.float32, one) for shape in ((config.token_ids,), (1, config.token_ids)))
+    for rule in rules:
         programs, probs = target_programs(model, rule), rows if rule == Verification.REJECTION else None
         verify = (model.params, cache, _feed(model, width), knobs, probs)
-        yield Call("target", f"verify {words}", "verify", width, programs.judge, verify)
-        if rule == Verification.COUPLED and programs.feed is not None:
-            tokens = config.prefill_width
+        yield Call("target", f"verify {RULES[rule]}", "verify", width, depth, True, programs.judge, verify)
+        if rule == rules[0] and programs.feed is not None:
             prefill = (model.params, cache, _feed(model, tokens))
-            yield Call("target", "prefill", "prefill", tokens, programs.feed, prefill)
+            yield Call("target", "prefill", "prefill", tokens, depth, False, programs.feed, prefill)
         if rule == Verification.REJECTION:
-            draft = _shape((2,), jnp.int32, model.replicated)
-            yield Call("target", "settle p/q", None, 1, programs.settle, (draft, row, boundary, knobs))
+            draft = _shape((2,), jnp.int32, one)
+            yield Call("target", "settle p/q", None, 1, depth, False, programs.settle, (draft, row, boundary, knobs))
 
 
-def drafter_calls(config: ModelConfig, mesh: Mesh, token_ids: int) -> Iterator[Call]:
-    """The programs of a model drafter, under both rules.
+def drafter_calls(
+    config: ModelConfig, mesh: Mesh, token_ids: int, rules: Sequence[Verification] = tuple(RULES)
+) -> Iterator[Call]:
+    """The programs of a model drafter.
 
     Args:
       config: of the drafter.
       mesh: its submesh.
       token_ids: V of the target.
+      rules: by which its drafts are judged.
 
     Raises:
       ValueError: an axis of the model does not divide over the submesh.
     """
     model = abstract_model(config, mesh)
-    cache, knobs = _cache(model), _knobs(model)
-    for rule, words in RULES.items():
-        programs = draft_programs(model, rule, token_ids)
-        token = _shape((), jnp.int32, model.replicated)
-        yield Call("drafter", f"draft {words}", "draft", 1, programs.step, (model.params, cache, token, knobs))
+    cache, knobs, depth = _cache(model), _knobs(model), config.layers
+    for rule in rules:
+        words, programs = RULES[rule], draft_programs(model, rule, token_ids)
+        step = (model.params, cache, _shape((), jnp.int32, model.replicated), knobs)
+        yield Call("drafter", f"draft {words}", "draft", 1, depth, True, programs.step, step)
         for width, program in zip(programs.widths, ("extend", "prefill"), strict=True):
             fed = (model.params, cache, _feed(model, width), knobs)
-            yield Call("drafter", f"{program} {words}", program, width, programs.extend, fed)
+            yield Call("drafter", f"{program} {words}", program, width, depth, True, programs.extend, fed)
 
 
 def _cache(model: Model) -> Any:

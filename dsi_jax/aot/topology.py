@@ -71,12 +71,16 @@ def devices(topology: Topology) -> list[Any]:
     """The devices of a slice; programs are compiled for them, and cannot be run.
 
     Raises:
-      ValueError: libtpu is missing, or another process holds it.
+      ValueError: libtpu is missing, another process holds it, or jax uses an accelerator of this machine.
     """
     if not has_compiler():
         raise ValueError(f"libtpu, which holds the TPU compiler, is not installed; {INSTALL}")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if jax.default_backend() != "cpu":  # programs may choose kernels by it
+        raise ValueError(
+            f"jax runs on {jax.default_backend()} here; set JAX_PLATFORMS=cpu to compile for {topology.name}"
+        )
     from jax.experimental import topologies  # beside libtpu's variables, which it must find set
 
     try:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from dsi_jax.array_programs.compare import TICKS_PER_MS, check_clock, tick_plan
+from dsi_jax.array_programs.compare import TICKS_PER_MS, check_clock, most_servers, tick_plan
 from dsi_jax.array_programs.ticks import TickPlan, dsi_ticks
 from dsi_jax.base import Blocks
 from dsi_jax.policies import DSI
@@ -27,36 +27,37 @@ def dsi_cases_ms(cases: Sequence[Case], wrong: np.ndarray) -> np.ndarray:
       wrong: bool[repeats, N].
     """
     times = np.zeros((len(cases), len(wrong)))
-    by_slots: dict[int, list[int]] = {}
-    for index, (setting, _) in enumerate(cases):
-        by_slots.setdefault(_slots(setting.sp_degree), []).append(index)
+    plans: dict[int, TickPlan] = {}
+    by_shape: dict[tuple[int, int], list[int]] = {}  # (groups of servers, slots of each)
+    for index, (setting, blocks) in enumerate(cases):
+        check_clock(setting, 1, wrong.shape[1])
+        plan = plans[index] = tick_plan(setting, blocks, wrong.shape[1])
+        by_shape.setdefault((len(plan.groups), _slots(most_servers(plan))), []).append(index)
     with tqdm(total=len(cases), desc=f"{DSI.label}, layouts", leave=False, delay=1) as bar:
-        for slots, members in sorted(by_slots.items()):
+        for (_, slots), members in sorted(by_shape.items()):
             for start in range(0, len(members), CASES):
                 chosen = members[start : start + CASES]
-                times[chosen] = _run([cases[index] for index in chosen], wrong, slots)
+                acceptances = [cases[index][0].acceptance for index in chosen]
+                times[chosen] = _run([plans[index] for index in chosen], acceptances, wrong, slots)
                 bar.update(len(chosen))
     return times
 
 
-def _slots(sp_degree: int) -> int:
-    fitting = [slots for slots in SLOTS if slots >= sp_degree]
-    return fitting[0] if fitting else 1 << (sp_degree - 1).bit_length()
+def _slots(servers: int) -> int:
+    fitting = [slots for slots in SLOTS if slots >= servers]
+    return fitting[0] if fitting else 1 << (servers - 1).bit_length()
 
 
-def _run(cases: Sequence[Case], wrong: np.ndarray, slots: int) -> np.ndarray:
+def _run(plans: Sequence[TickPlan], acceptances: Sequence[float], wrong: np.ndarray, slots: int) -> np.ndarray:
     repeats, new_tokens = wrong.shape
-    for setting, _ in cases:
-        check_clock(setting, 1, new_tokens)
-    filled = [*cases, *[cases[-1]] * (CASES - len(cases))]
-    plans = [tick_plan(setting, blocks, new_tokens) for setting, blocks in filled]
-    plan = TickPlan(*(jnp.asarray(np.stack(field)) for field in zip(*plans, strict=True)))
-    acceptance = jnp.asarray([setting.acceptance for setting, _ in filled], jnp.float32)
+    more = CASES - len(plans)
+    plan = jax.tree.map(lambda *field: jnp.asarray(np.stack(field)), *plans, *[plans[-1]] * more)
+    acceptance = jnp.asarray([*acceptances, *acceptances[-1:] * more], jnp.float32)
     ticks = []
     for start in range(0, repeats, ROWS):
         part = wrong[start : start + ROWS]
         rows = jnp.asarray(np.resize(part, (ROWS, new_tokens)))
-        ticks.append(np.asarray(_dsi_cases(plan, acceptance, rows, slots))[: len(cases), : len(part)])
+        ticks.append(np.asarray(_dsi_cases(plan, acceptance, rows, slots))[: len(plans), : len(part)])
     return np.concatenate(ticks, axis=1) / TICKS_PER_MS
 
 

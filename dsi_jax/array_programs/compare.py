@@ -10,7 +10,7 @@ import numpy as np
 
 from dsi_jax.array_programs.chunks import in_chunks
 from dsi_jax.array_programs.intervals import Interval, interval, ratio_interval
-from dsi_jax.array_programs.ticks import TickPlan, dsi_ticks, si_ticks
+from dsi_jax.array_programs.ticks import Group, TickPlan, dsi_ticks, si_ticks
 from dsi_jax.base import Blocks, Policy
 from dsi_jax.planning.blocks import LONGEST, best_blocks, smallest_sufficient_lookahead
 from dsi_jax.planning.lookahead import best_si_lookahead
@@ -93,9 +93,11 @@ def si_ms(setting: Setting, lookaheads: Sequence[int], wrong: np.ndarray) -> np.
     new_tokens = wrong.shape[1]
     lookaheads = [min(k, new_tokens) for k in lookaheads]  # there is nothing to draft beyond
     check_clock(setting, max(lookaheads), new_tokens)
-    t, c, k = _ticks(setting.target_ms), _ticks(setting.drafter_ms), jnp.asarray(lookaheads, jnp.int32)
+    trip = _ticks(setting.nearest_trip_ms / 2) * 2
+    t, c, k = _ticks(setting.target_ms) + trip, _ticks(setting.drafter_ms), jnp.asarray(lookaheads, jnp.int32)
     ticks = in_chunks(lambda rows: _si_many(t, c, k, rows), wrong, len(lookaheads), f"{SI.label}, runs")
-    return ticks / TICKS_PER_MS + max(setting.prefills_ms)
+    target_prefill, drafter_prefill = setting.prefills_ms
+    return ticks / TICKS_PER_MS + max(target_prefill + int(trip) / TICKS_PER_MS, drafter_prefill)
 
 
 def dsi_ms(
@@ -115,26 +117,29 @@ def dsi_ms(
     plans = [tick_plan(setting, one, new_tokens, hold=hold, abandon=abandon) for one in blocks]
     many = {name: jnp.stack([getattr(plan, name) for plan in plans]) for name in _PER_BLOCKS}
     plan = plans[0]._replace(**many)
-    acceptance, slots = jnp.float32(setting.acceptance), 1 << (setting.sp_degree - 1).bit_length()
+    acceptance, slots = jnp.float32(setting.acceptance), 1 << (most_servers(plan) - 1).bit_length()
     run = lambda rows: _dsi_many(plan, acceptance, rows, slots)  # noqa: E731
-    return in_chunks(run, wrong, len(blocks) * -(-slots // 8), f"{DSI.label}, runs") / TICKS_PER_MS
+    weight = len(blocks) * -(-len(plan.groups) * slots // 8)
+    return in_chunks(run, wrong, weight, f"{DSI.label}, runs") / TICKS_PER_MS
+
+
+def most_servers(plan: TickPlan) -> int:
+    """How many servers the largest group has."""
+    return max(int(group.servers) for group in plan.groups)
 
 
 def tick_plan(
     setting: Setting, blocks: Blocks, new_tokens: int, *, hold: bool = True, abandon: bool = False
 ) -> TickPlan:
     """Say in ticks how DSI is to run; arguments as in `dsi_ms`."""
-    target_prefill, drafter_prefill = (_ticks(ms) for ms in setting.prefills_ms)
     return TickPlan(
-        target=_ticks(setting.target_ms),
+        groups=_groups(setting),
         drafter=_ticks(setting.drafter_ms),
-        sp_degree=jnp.int32(setting.sp_degree),
         lookahead=jnp.int32(min(blocks.lookahead, new_tokens)),
         first=jnp.int32(min(blocks.first, new_tokens)),
         hold=jnp.bool_(hold),
         abandon=jnp.bool_(abandon),
-        target_prefill=target_prefill,
-        drafter_prefill=drafter_prefill,
+        drafter_prefill=_ticks(setting.prefills_ms[1]),
     )
 
 
@@ -167,7 +172,6 @@ def compare(
         "dsi_auto_ms": dsi_all[len(tried)],
     }
     ratios = {"ratio": times["dsi_best_ms"], "auto_ratio": times["dsi_auto_ms"]}
-    t, c = setting.target_ms, setting.drafter_ms
     return Comparison(
         non_si_ms=setting.non_si_ms,
         **{name: float(values.mean()) for name, values in times.items()},
@@ -178,7 +182,7 @@ def compare(
         lower_bound_ms=setting.lower_bound_ms,
         tight_lower_bound_ms=setting.tight_lower_bound_ms,
         **{name: float(si_all[si_best].mean() / values.mean()) for name, values in ratios.items()},
-        smallest_sufficient_lookahead=smallest_sufficient_lookahead(t, c, setting.sp_degree),
+        smallest_sufficient_lookahead=smallest_sufficient_lookahead(*_latencies_ms(setting), setting.sp_degree),
         ci=_intervals(times, ratios),
     )
 
@@ -208,7 +212,7 @@ def run_events(
 
 def blocks_of(setting: Setting, policy: Policy, lookahead: int | None = None) -> Blocks:
     """The dispatch rule that a policy follows at a fixed lookahead, or (None) by what it derives."""
-    return Blocks(0, lookahead) if lookahead else policy.auto(setting.forecast, setting.sp_degree, LONGEST)
+    return Blocks(0, lookahead) if lookahead else policy.auto(setting.forecast_of(policy), setting.sp_degree, LONGEST)
 
 
 def _times_of(policy: Policy, jitter: float) -> Times:
@@ -222,8 +226,21 @@ def _times_of(policy: Policy, jitter: float) -> Times:
 
 def searched_lookaheads(setting: Setting) -> range:
     """Lookaheads among which the best of SI and DSI surely are: at least 1 .. 20, at most 1 .. 200."""
-    sufficient = smallest_sufficient_lookahead(setting.target_ms, setting.drafter_ms, setting.sp_degree)
-    return range(1, min(LONGEST, max(20, best_si_lookahead(setting.forecast) + 5, sufficient)) + 1)
+    sufficient = smallest_sufficient_lookahead(*_latencies_ms(setting), setting.sp_degree)
+    return range(1, min(LONGEST, max(20, best_si_lookahead(setting.forecast_of(SI)) + 5, sufficient)) + 1)
+
+
+def _latencies_ms(setting: Setting) -> tuple[float, float]:
+    """t, counted from sending a job to hearing the answer, and c."""
+    return setting.target_ms + 2 * setting.link_ms * setting.remote_targets / setting.sp_degree, setting.drafter_ms
+
+
+def _groups(setting: Setting) -> tuple[Group, ...]:
+    """The target servers by their distance, the nearest first."""
+    target, prefill, trip = _ticks(setting.target_ms), _ticks(setting.prefills_ms[0]), 2 * _ticks(setting.link_ms)
+    remote = setting.remote_targets if trip else 0
+    parts = ((setting.sp_degree - remote, 0), (remote, trip))
+    return tuple(Group(jnp.int32(count), target + trip, prefill + trip) for count, trip in parts if count)
 
 
 def _ticks(ms: float) -> jax.Array:
@@ -240,7 +257,9 @@ def _check_count(repeats: int, new_tokens: int) -> None:
 
 def check_clock(setting: Setting, lookahead: int, new_tokens: int) -> None:
     """Refuse what int32 ticks of a microsecond cannot count."""
-    longest_ms = new_tokens * (setting.target_ms + lookahead * setting.drafter_ms) + sum(setting.prefills_ms)
+    trip_ms = 2 * setting.link_ms
+    forwards_ms = new_tokens * (setting.target_ms + trip_ms + lookahead * setting.drafter_ms)
+    longest_ms = forwards_ms + sum(setting.prefills_ms) + trip_ms
     if longest_ms * TICKS_PER_MS >= 2**31:
         raise ValueError(
             f"new_tokens={new_tokens} at these latencies may take {longest_ms / 1e3:.0f} s, more than the "

@@ -24,5 +24,5 @@ def virtual_crowd(
     """
     requests = [Request((0,), new_tokens, id=index) for index in range(plan.concurrency)]
     oracles = [HashOracle(acceptance, seed=seed * plan.concurrency + request.id) for request in requests]
-    backend = VirtualBackend(lambda request: oracles[request.id], latencies.duration)
+    backend = VirtualBackend(lambda request: oracles[request.id], latencies.duration, latencies.links)
     return serve(plan, [Task(request) for request in requests], backend)

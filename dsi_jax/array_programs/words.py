@@ -36,6 +36,8 @@ def in_words(
         f"virtual time: t = {setting.target_ms:g} ms, c = {setting.drafter_ms:g} ms, a = {setting.acceptance:.3g}, "
         f"SP = {setting.sp_degree}, {setting.new_tokens} tokens, latencies +- {jitter:.0%}, {comparison.repeats} runs"
     )
+    if setting.remote_targets:
+        head += f"\n{setting.remote_targets} target servers on other hosts, {1e3 * setting.link_ms:g} us away one way"
     columns = f"{'':24}{'ms':>10}  {'95 % interval':^21}{'vs ' + NON_SI.label:>10}{'vs ' + SI.label:>8}"
     bound = (
         f"no schedule with one drafter beats {comparison.tight_lower_bound_ms:.1f} ms, (N - 1) min(c, t) + t "

@@ -93,7 +93,7 @@ def draft(view: View) -> Draft:
 
 
 def verify(view: View) -> Verify:
-    """Hand what is not yet fed, up to a widest window, to the idle target server that is most caught up.
+    """Hand what is not yet fed, up to a widest window, to an idle target server.
 
     The server first catches up on the tokens it has not seen, so `start` may lie before the window.
     """
@@ -103,7 +103,7 @@ def verify(view: View) -> Verify:
             "the policy verifies without an idle server or a waiting token; look at `view.idle` and "
             "`view.sequence.waiting` first"
         )
-    server = _most_caught_up(view)
+    server = _nearest(view)
     start = min(sequence.unchanged(*view.cached[server]), window)
     end = sequence.fed = min(len(sequence.tokens), window + view.plan.widest)
     sequence.verifying += 1
@@ -118,12 +118,12 @@ def verify(view: View) -> Verify:
     return job
 
 
-def _most_caught_up(view: View) -> str:
-    """With one sequence, it is the server that became idle last."""
-    latest_first = reversed(view.idle)
+def _nearest(view: View) -> str:
+    """The idle server that answers soonest, then the most caught up: with one sequence, the last to become idle."""
+    latest_first, link = reversed(view.idle), view.plan.links.to
     if view.plan.concurrency == 1:
-        return next(latest_first)
-    return max(latest_first, key=lambda server: view.sequence.unchanged(*view.cached[server]))
+        return min(latest_first, key=link) if view.plan.links.one_way_s else next(latest_first)
+    return min(latest_first, key=lambda server: (link(server), -view.sequence.unchanged(*view.cached[server])))
 
 
 # --------------------------------------------------------------------------------------------------- catching up

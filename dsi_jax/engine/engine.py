@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from dsi_jax.base import Forecast, Plan, Policy, Request, Sampling, Trace
+from dsi_jax.base import ONE_HOST, Forecast, Plan, Policy, Request, Sampling, Trace
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.config import Config
 from dsi_jax.control import loop
@@ -183,9 +183,9 @@ class Engine:
         concurrency = self._check_concurrency(concurrency)
         forecast = self._forecast(latencies, sampling, acceptance)
         lookahead = self._border.lookahead(lookahead)
-        drafts = self._drafter.burst
+        drafts, links = self._drafter.burst, latencies.links if latencies else ONE_HOST
         return make_plan(
-            self.config, self.model_config, find_policy(algorithm), lookahead, forecast, drafts, concurrency
+            self.config, self.model_config, find_policy(algorithm), lookahead, forecast, drafts, concurrency, links
         )
 
     def close(self) -> None:
@@ -276,7 +276,7 @@ class Engine:
             self._rehearse(jobs)
         backend = self._backend
         if latencies:
-            backend = PacedBackend(self._backend, latencies.duration)
+            backend = PacedBackend(self._backend, latencies.duration, latencies.links)
             backend.prepare([job.request for job in jobs[: plan.concurrency]], plan.servers)
         compilations = CompilationCounter()
         by_id = {job.request.id: job for job in jobs}

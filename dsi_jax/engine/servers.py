@@ -35,7 +35,7 @@ def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | Non
     meshes = carve(mesh_of(config, pair), devices)
     target_meshes = {server: mesh for server, mesh in meshes.items() if server != DRAFTER}
     _check_memory(pair, meshes, config.concurrency)
-    targets = _place(pair.target, list(target_meshes.values()))
+    targets = place_replicas(pair.target, list(target_meshes.values()))
     drafter = pair.own_drafter or _build_drafter(config, pair, meshes.get(DRAFTER))
     slots, fast = config.concurrency, config.mode == "fast"
     draft_server = DraftServer(drafter, pair.target.config.token_ids, slots)
@@ -56,13 +56,13 @@ def _check_memory(pair: Pair, meshes: Mapping[str, Mesh], caches: int) -> None:
     check_memory([Holding(name, side.config, on, caches, side.weights, side.params) for name, side, on in models])
 
 
-def _place(side: Side, meshes: Sequence[Mesh]) -> list[Model]:
+def place_replicas(side: Side, meshes: Sequence[Mesh]) -> list[Model]:
     """Put one copy of the weights on each submesh."""
     replicas = side.load([param_shardings(side.module, mesh) for mesh in meshes])
     return [Model(side.module, params, mesh) for params, mesh in zip(replicas, meshes, strict=True)]
 
 
 def _build_drafter(config: Config, pair: Pair, mesh: Mesh | None) -> Drafter:
-    (model,) = _place(pair.drafter, [mesh]) if pair.drafter else (None,)
+    (model,) = place_replicas(pair.drafter, [mesh]) if pair.drafter else (None,)
     context = Context(config.drafter, model, config.verification, pair.target.config.token_ids)
     return pair.kind.build(context)

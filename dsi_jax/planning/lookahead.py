@@ -1,6 +1,6 @@
 """SI's lookahead, and what `lookahead=auto` means when several sequences share the servers."""
 
-from dsi_jax.base import Blocks, Forecast, Policy
+from dsi_jax.base import Blocks, Forecast, Links, Policy
 from dsi_jax.planning.blocks import LONGEST
 
 PRIOR_ACCEPTANCE = 0.8  # until a run has been measured
@@ -19,6 +19,11 @@ def choose_blocks(
       concurrency: sequences that share the servers.
     """
     return policy.auto(*share(forecast, sp_degree, concurrency), longest)
+
+
+def over_links(forecast: Forecast, links: Links, targets: int) -> Forecast:
+    """Count a target forward from sending the job to hearing the answer, on average over `targets` servers in use."""
+    return Forecast(forecast.target_s + links.mean_round_trip_s(targets), forecast.drafter_s, forecast.acceptance)
 
 
 def share(forecast: Forecast, sp_degree: int, concurrency: int) -> tuple[Forecast, int]:

@@ -1,7 +1,7 @@
 """From a lookahead to a plan: the bounds that go with it. One definition, for the engine and for predictions of it."""
 
-from dsi_jax.base import Blocks, Forecast, Plan, Policy, Verification
-from dsi_jax.planning.lookahead import choose_blocks
+from dsi_jax.base import ONE_HOST, Blocks, Forecast, Links, Plan, Policy, Verification
+from dsi_jax.planning.lookahead import choose_blocks, over_links
 
 
 def plan_run(
@@ -14,23 +14,26 @@ def plan_run(
     burst: int = 1,
     concurrency: int = 1,
     verification: Verification = Verification.COUPLED,
+    links: Links = ONE_HOST,
 ) -> Plan:
     """Say how the servers are used.
 
     Args:
       policy: how work is overlapped.
       lookahead: draft tokens per verification, or "auto".
-      forecast: latencies and acceptance rate.
+      forecast: latencies on the servers, without links, and acceptance rate.
       sp_degree: target servers.
       verify_width: W of the target's program; it bounds the blocks of `auto`.
       burst: tokens that the drafter likes to propose at once; 0: a whole lookahead.
       concurrency: sequences under way at once.
       verification: the rule by which drafts are judged.
+      links: of messages to target servers on other hosts.
     """
     auto = lookahead == "auto"
     # a window of more than W tokens, the last settled one among them, takes several runs of the program, whose price
     # the latencies do not tell
     longest = max(1, verify_width - 1)
+    forecast = over_links(forecast, links, min(sp_degree, concurrency * policy.targets(sp_degree)))
     blocks = choose_blocks(policy, forecast, sp_degree, longest, concurrency) if auto else Blocks(0, lookahead)
     return Plan(
         policy,
@@ -46,4 +49,5 @@ def plan_run(
         draft_lead=2 * sp_degree * max(verify_width, blocks.lookahead),
         digest_lag=verify_width,
         concurrency=concurrency,
+        links=links,
     )

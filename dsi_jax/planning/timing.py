@@ -24,6 +24,7 @@ class _Window:
     start: int
     end: int
     sent: float  # seconds
+    further: float  # seconds that its server's round trip takes beyond the mean one
 
 
 class Timing:
@@ -35,6 +36,7 @@ class Timing:
         self._blocks = plan.blocks
         self._estimates = Estimates(plan.forecast, trusted=not plan.adapt) if plan.forecast else None
         self._windows: dict[int, _Window] = {}  # by job id, in the order they were sent
+        self._mean_trip = plan.links.mean_round_trip_s(plan.targets)
         self._queue = DrafterQueue()
         self._derivation: Sliced[Blocks] | None = None  # of a rule that is to replace the one in force
 
@@ -48,7 +50,8 @@ class Timing:
         self._queue.ask(job, self.now)
 
     def sent(self, job: Verify) -> None:
-        self._windows[job.job] = _Window(job.request, job.epoch, job.window, job.end, self.now)
+        further = 2 * self._plan.links.to(job.server) - self._mean_trip
+        self._windows[job.job] = _Window(job.request, job.epoch, job.window, job.end, self.now, further)
 
     def saw(self, event: Event) -> None:
         """Take in that a job was answered now."""
@@ -59,7 +62,7 @@ class Timing:
             return
         window = self._windows.pop(event.job, None)
         if self._estimates and window and isinstance(event, Verified):
-            self._estimates.saw_forward(self.now - window.sent)
+            self._estimates.saw_forward(self.now - window.sent - window.further)
 
     def restarted(self, request: int) -> None:
         """A new epoch of this request begins."""
@@ -97,7 +100,7 @@ class Timing:
     def _wait(self, window: _Window, begin: float) -> float | None:
         """Seconds from `begin` to the verdict; None if it should be known by then."""
         target, drafter = self._estimates.target, self._estimates.drafter
-        wait = round(window.sent + target.mean - begin, CLOCK_DIGITS)
+        wait = round(window.sent + window.further + target.mean - begin, CLOCK_DIGITS)
         if wait >= 0:
             return wait + target.spread
         overdue = begin == self.now and wait > -target.spread - drafter.mean / 8  # it may be here any moment

@@ -30,7 +30,7 @@ def differences(
     if kind not in (there, profile.chip) or (number is not None and number != count):
         where = f"{number} x {there}" if number else there
         found.append(f"{_DONE[profile.source]} {where}, here {count} x {kind}")
-    elif told.get("device_platform") == "cpu" and None not in (cores, told.get("cpu_count")) and cores != told["cpu_count"]:
+    elif told.get("device_platform") == "cpu" and cores and told.get("cpu_count") not in (None, cores):
         found.append(f"{_DONE[profile.source]} {_cores(told['cpu_count'])}, here {_cores(cores)}")
     for name in _VERSIONS:
         other = (versions or {}).get(name)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from dsi_jax.base import DRAFTER, Digest, Draft, Job, Prefill, Verify
+from dsi_jax.base import DRAFTER, ONE_HOST, Digest, Draft, Job, Links, Prefill, Verify
 from dsi_jax.simulation.hashing import uniform
 
 Duration = Callable[[Job], float]  # seconds that a job takes
@@ -19,6 +19,7 @@ class Latencies:
     target_prefill_s: float = 0.0
     drafter_prefill_s: float = 0.0
     seed: int = 0
+    links: Links = ONE_HOST  # of messages; where there are none, all servers stand on one host
 
     def __post_init__(self) -> None:
         for name in ("target_s", "drafter_s"):

@@ -32,7 +32,7 @@ def record_outcomes(trace: Trace, may_be_silent: bool = False) -> RecordedOracle
 def ideal_traces(
     traces: Sequence[Trace], requests: Iterable[Request], plan: Plan, latencies: Latencies, may_be_silent: bool = False
 ) -> list[Trace]:
-    """Run again, in virtual time, what was run under one plan: as if the host, the links and the clock cost nothing.
+    """Run again, in virtual time, what was run under one plan: as if the host and the clock cost nothing.
 
     Args:
       traces: of runs to their end, one for each request.
@@ -48,13 +48,13 @@ def ideal_traces(
         Task(dataclasses.replace(request, eos_ids=frozenset()), _stop_after(len(by_id[request.id].tokens)))
         for request in requests
     ]
-    backend = VirtualBackend(lambda request: by_id[request.id], latencies.duration)
+    backend = VirtualBackend(lambda request: by_id[request.id], latencies.duration, latencies.links)
     ideal = {trace.request: trace for trace in serve(plan, tasks, backend)}
     return [ideal[task.request.id] for task in tasks]
 
 
 def ideal_s(trace: Trace, plan: Plan, request: Request, latencies: Latencies, may_be_silent: bool = False) -> float:
-    """Seconds that one run would have taken had the host, the links and the clock cost nothing."""
+    """Seconds that one run would have taken had the host and the clock cost nothing."""
     (ideal,) = ideal_traces([trace], [dataclasses.replace(request, id=trace.request)], plan, latencies, may_be_silent)
     return ideal.wall_s
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from dsi_jax.base import Blocks, Forecast, Plan, Policy, Request, Trace
+from dsi_jax.base import Blocks, Forecast, Links, Plan, Policy, Request, Trace
 from dsi_jax.control import loop
+from dsi_jax.planning.lookahead import over_links
 from dsi_jax.simulation.latencies import Latencies
+from dsi_jax.simulation.links import links_of_remote
 from dsi_jax.simulation.oracles import RecordedOracle
 from dsi_jax.simulation.virtual import VirtualBackend
 
@@ -20,7 +22,10 @@ UNLIMITED = 10**9  # tokens: a drafter without limits, and replicas that need no
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One pair of models on one node; latencies in milliseconds."""
+    """One pair of models on one node, or on several; latencies in milliseconds.
+
+    Controller and drafter stand on one host, and the last `remote_targets` of the target servers on others.
+    """
 
     target_ms: float
     drafter_ms: float
@@ -29,6 +34,8 @@ class Setting:
     new_tokens: int = 50  # N
     target_ttft_ms: float | None = None  # of the first token, prompt included; None: as every token
     drafter_ttft_ms: float | None = None
+    remote_targets: int = 0  # target servers on other hosts
+    link_ms: float = 0.0  # of a message to one of them, or back
 
     def __post_init__(self) -> None:
         for name in ("target_ms", "drafter_ms"):
@@ -46,6 +53,19 @@ class Setting:
                 raise ValueError(
                     f"{name}={value} must be at least the {least:g} ms of any other token, and at most {LONGEST_MS:g}"
                 )
+        links_of_remote(self.sp_degree, self.remote_targets, 0.0)
+        if not 0 <= self.link_ms <= LONGEST_MS:
+            raise ValueError(f"link_ms={self.link_ms} must lie in 0 .. {LONGEST_MS:g} milliseconds")
+
+    @property
+    def links(self) -> Links:
+        """How long messages take."""
+        return links_of_remote(self.sp_degree, self.remote_targets, self.link_ms / 1e3)
+
+    @property
+    def nearest_trip_ms(self) -> float:
+        """Round trip to the nearest target server, the one that non-SI and SI use."""
+        return 2 * self.link_ms if self.remote_targets == self.sp_degree else 0.0
 
     @property
     def prefills_ms(self) -> tuple[float, float]:
@@ -55,17 +75,27 @@ class Setting:
 
     @property
     def forecast(self) -> Forecast:
-        return Forecast(self.target_ms / 1e3, self.drafter_ms / 1e3, self.acceptance)
+        """What a run over all target servers reckons with: t holds their mean round trip."""
+        return self._forecast(self.sp_degree)
+
+    def forecast_of(self, policy: Policy) -> Forecast:
+        """What a run reckons with: t holds the mean round trip of the target servers that its policy uses."""
+        return self._forecast(min(self.sp_degree, policy.targets(self.sp_degree)))
+
+    def _forecast(self, targets: int) -> Forecast:
+        alone = Forecast(self.target_ms / 1e3, self.drafter_ms / 1e3, self.acceptance)
+        return over_links(alone, self.links, targets)
 
     def latencies(self, jitter: float = 0.0, seed: int = 0) -> Latencies:
         """How long forwards take in virtual time."""
         prefills_s = [ms / 1e3 for ms in self.prefills_ms]
-        return Latencies(self.target_ms / 1e3, self.drafter_ms / 1e3, jitter, *prefills_s, seed)
+        return Latencies(self.target_ms / 1e3, self.drafter_ms / 1e3, jitter, *prefills_s, seed, self.links)
 
     @property
     def non_si_ms(self) -> float:
         """What plain decoding takes: a target forward per token, behind the prompt."""
-        return self.new_tokens * self.target_ms + self.prefills_ms[0]
+        trip = self.nearest_trip_ms  # of every forward, and of the prompt
+        return self.new_tokens * (self.target_ms + trip) + self.prefills_ms[0] + trip
 
     @property
     def lower_bound_ms(self) -> float:
@@ -81,8 +111,9 @@ class Setting:
         Neither model begins before it has read the prompt.
         """
         target_prefill, drafter_prefill = self.prefills_ms
-        found = (self.new_tokens - 1) * min(self.drafter_ms, self.target_ms)
-        return self.target_ms + max(target_prefill, min(target_prefill, drafter_prefill) + found)
+        target_ms, target_prefill = self.target_ms + self.nearest_trip_ms, target_prefill + self.nearest_trip_ms
+        found = (self.new_tokens - 1) * min(self.drafter_ms, target_ms)
+        return target_ms + max(target_prefill, min(target_prefill, drafter_prefill) + found)
 
 
 def _check_latency(name: str, ms: float) -> None:
@@ -121,13 +152,15 @@ def virtual_run(
         blocks.lookahead,
         setting.sp_degree,
         first=blocks.first,
-        forecast=setting.forecast if hold else None,
+        forecast=setting.forecast_of(policy) if hold else None,
         draft_depth=1,
         draft_lead=UNLIMITED,
         digest_lag=UNLIMITED,
+        links=setting.links,
     )
     oracle = RecordedOracle(tokens, rejected, silent=frozenset())
-    backend = VirtualBackend(oracle, setting.latencies(jitter, seed).duration)
+    latencies = setting.latencies(jitter, seed)
+    backend = VirtualBackend(oracle, latencies.duration, latencies.links)
     return loop.run(plan, Request(prompt, setting.new_tokens), backend)
 
 

@@ -1,9 +1,10 @@
-"""When a server that works through its queue starts each job, and ends it. Shared by virtual and paced runs."""
+"""When a server that works through its queue starts and ends each job, and is heard. For virtual and paced runs."""
 
 import collections
+from collections.abc import Callable
 from typing import NamedTuple
 
-from dsi_jax.base import Cancel, Draft, Job
+from dsi_jax.base import DRAFTER, Cancel, Draft, Job
 from dsi_jax.simulation.latencies import Duration
 
 
@@ -13,32 +14,48 @@ class Booking(NamedTuple):
     start: float
     end: float
     job: Job
+    heard: float  # when its answer arrives
 
 
 class Timetable:
     """Start and end of every job on servers that each work through a queue, first come, first served.
 
-    A job that was already queued starts when the one before it ends, otherwise when it is submitted.
+    A job that was already queued starts when the one before it ends, otherwise when it arrives. A message to a server
+    takes as long as its link, and so does the answer.
     """
 
-    def __init__(self, duration: Duration):
+    def __init__(self, duration: Duration, link: Callable[[str], float] = lambda server: 0):
+        """Start with servers that are free.
+
+        Args:
+          duration: of a job on its server.
+          link: of a message to a server, or from it.
+        """
         self._duration = duration
+        self._link = link
         self._free: dict[str, float] = collections.defaultdict(int)
         self._drafts: collections.deque[Booking] = collections.deque()  # those that may not have begun
 
     def enqueue(self, job: Job, now: float) -> Booking:
-        """Book a job; returns its start and end, in seconds."""
-        start = max(now, self._free[job.server])
-        booking = Booking(start, start + self._duration(job), job)
-        self._free[job.server] = booking.end
+        """Book a job that is sent now."""
+        link = self._link(job.server)
+        arrives = now + link
+        start = max(arrives, self._free[job.server])
+        end = self._free[job.server] = start + self._duration(job)
+        booking = Booking(start, end, job, end + link)
         if isinstance(job, Draft):
-            while self._drafts and self._drafts[0].start < now:
+            while self._drafts and self._drafts[0].start < arrives:
                 self._drafts.popleft()
             self._drafts.append(booking)
         return booking
 
+    def set_free(self, server: str, time: float) -> None:
+        """Say anew when a server is done with all that was booked, where jobs were taken back."""
+        self._free[server] = time
+        self._drafts = collections.deque(one for one in self._drafts if one.job.server != server)
+
     def cancel(self, order: Cancel, now: float) -> tuple[list[Job], list[Booking]]:
-        """Drop the drafts that a Cancel names and that have not started, or start at this very moment.
+        """Drop the drafts that a Cancel names and that have not started when it arrives, or start at that moment.
 
         Returns:
           The jobs that are dropped, and new bookings of drafts of other requests that move up.
@@ -46,14 +63,15 @@ class Timetable:
         dropped: list[Job] = []
         moved: list[Booking] = []
         kept: collections.deque[Booking] = collections.deque()
+        arrives = now + self._link(DRAFTER)
         for booking in self._drafts:
-            start, end, job = booking
-            if start >= now and job.request == order.request and job.epoch < order.epoch:
+            start, end, job, heard = booking
+            if start >= arrives and job.request == order.request and job.epoch < order.epoch:
                 self._free[job.server] = start if not dropped else self._free[job.server]
                 dropped.append(job)
             elif dropped:
                 begin = self._free[job.server]
-                booking = Booking(begin, begin + (end - start), job)
+                booking = Booking(begin, begin + (end - start), job, begin + (heard - start))
                 self._free[job.server] = booking.end
                 moved.append(booking)
                 kept.append(booking)

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable
 
 from dsi_jax.base import (
+    ONE_HOST,
     Cancel,
     Digest,
     Digested,
@@ -17,6 +18,7 @@ from dsi_jax.base import (
     Drafted,
     Event,
     Job,
+    Links,
     Order,
     Prefill,
     Prefilled,
@@ -44,18 +46,19 @@ class VirtualBackend:
 
     clock = "virtual"
 
-    def __init__(self, oracle: Oracle | Callable[[Request], Oracle], duration: Duration):
+    def __init__(self, oracle: Oracle | Callable[[Request], Oracle], duration: Duration, links: Links = ONE_HOST):
         """Start at time 0.
 
         Args:
           oracle: what the models say, of every request or of each.
           duration: seconds of a job; what takes any time takes at least a tick.
+          links: of messages to servers and back.
         """
         self._servers = VirtualServers(oracle)
-        self._timetable = Timetable(lambda job: _ticks(duration(job)))
-        self._heap: list[tuple[int, bool, int, Booking]] = []  # (end, a draft, order of submission, booking)
+        self._timetable = Timetable(lambda job: _ticks(duration(job)), lambda server: _ticks(links.to(server)))
+        self._heap: list[tuple[int, bool, int, Booking]] = []  # (heard, a draft, order of submission, booking)
         self._order = itertools.count()
-        self._end: dict[int, int] = {}  # job id -> tick at which it ends, while it is wanted
+        self._heard: dict[int, int] = {}  # job id -> tick at which its answer arrives, while it is wanted
         self._now = 0
 
     def now(self) -> float:
@@ -68,7 +71,7 @@ class VirtualBackend:
         if isinstance(order, Cancel):
             dropped, moved = self._timetable.cancel(order, self._now)
             for job in dropped:
-                self._end.pop(job.job, None)
+                self._heard.pop(job.job, None)
             for booking in moved:
                 self._push(booking)
         else:
@@ -76,27 +79,27 @@ class VirtualBackend:
 
     def next_event(self) -> tuple[Event, Span | None]:
         while self._heap:
-            end, _, _, booking = heapq.heappop(self._heap)
-            if self._end.get(booking.job.job) != end:
+            heard, _, _, booking = heapq.heappop(self._heap)
+            if self._heard.get(booking.job.job) != heard:
                 continue  # dropped, or moved up
-            del self._end[booking.job.job]
-            self._now = end
+            del self._heard[booking.job.job]
+            self._now = heard
             event = self._servers.perform(booking.job)
-            return event, span_of(booking.job, booking.start / TICKS, end / TICKS, event)
+            return event, span_of(booking.job, booking.start / TICKS, booking.end / TICKS, event)
         raise TimeoutError("no work is under way, so no event will ever come: the policy has stalled")
 
     def drain(self) -> tuple[Span, ...]:
         spans = []
         while self._heap:
-            end, _, _, (start, _, job) = heapq.heappop(self._heap)
-            if self._end.get(job.job) == end and start <= self._now:
+            heard, _, _, (start, end, job, _) = heapq.heappop(self._heap)
+            if self._heard.get(job.job) == heard and start <= self._now:
                 spans.append(span_of(job, start / TICKS, end / TICKS))
-        self._end.clear()
+        self._heard.clear()
         return tuple(span for span in spans if span)
 
     def _push(self, booking: Booking) -> None:
-        self._end[booking.job.job] = booking.end
-        heapq.heappush(self._heap, (booking.end, isinstance(booking.job, Draft), next(self._order), booking))
+        self._heard[booking.job.job] = booking.heard
+        heapq.heappush(self._heap, (booking.heard, isinstance(booking.job, Draft), next(self._order), booking))
 
 
 def _ticks(seconds: float) -> int:

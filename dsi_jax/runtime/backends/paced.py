@@ -4,7 +4,20 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from dsi_jax.base import Backend, Cancel, Event, Failed, Order, Prefill, Request, Span, WorkerError, span_of
+from dsi_jax.base import (
+    ONE_HOST,
+    Backend,
+    Cancel,
+    Event,
+    Failed,
+    Links,
+    Order,
+    Prefill,
+    Request,
+    Span,
+    WorkerError,
+    span_of,
+)
 from dsi_jax.simulation.latencies import Duration
 from dsi_jax.simulation.timetable import Booking, Timetable
 
@@ -34,15 +47,16 @@ class PacedBackend:
 
     clock = "paced"
 
-    def __init__(self, inner: Pollable, duration: Duration):
+    def __init__(self, inner: Pollable, duration: Duration, links: Links = ONE_HOST):
         """Pace a backend.
 
         Args:
           inner: where the jobs are computed; it stays open.
           duration: seconds that a job takes at least.
+          links: of messages to servers and back, which are held back for so long; so one machine plays several hosts.
         """
         self._inner = inner
-        self._timetable = Timetable(duration)
+        self._timetable = Timetable(duration, links.to)
         self._booked: dict[int, Booking] = {}  # by job id: what is under way, and not dropped
         self._computed: dict[int, tuple[Event, Span | None]] = {}  # by job id: what lies ready, with its real times
 
@@ -101,7 +115,7 @@ class PacedBackend:
         """End the run, and return the spans of what had begun."""
         now = self.now()
         begun = [booking for booking in self._booked.values() if booking.start <= now]
-        spans = [span_of(job, start, end, self._computed.get(job.job, (None,))[0]) for start, end, job in begun]
+        spans = [span_of(job, start, end, self._computed.get(job.job, (None,))[0]) for start, end, job, _ in begun]
         self._booked.clear()
         self._computed.clear()
         self._inner.drain()
@@ -118,7 +132,7 @@ class PacedBackend:
 
     def _due(self, job: int) -> float:
         """When the event of a computed job is due; bad news is, at once."""
-        return 0.0 if isinstance(self._computed[job][0], Failed) else self._booked[job].end
+        return 0.0 if isinstance(self._computed[job][0], Failed) else self._booked[job].heard
 
     def _deliver(self, job: int) -> tuple[Event, Span | None]:
         event, span = self._computed[job]
