@@ -13,7 +13,7 @@ from dsi_jax.sweeps.devices import DeviceRunner, Impossible, engine_config
 from dsi_jax.sweeps.grid import Point
 from dsi_jax.sweeps.outcome import Outcome
 from dsi_jax.sweeps.runs import RunFile
-from dsi_jax.sweeps.task import Setup, Task
+from dsi_jax.sweeps.task import Task
 
 Runner = Callable[[Task], Outcome]
 

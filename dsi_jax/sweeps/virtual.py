@@ -8,11 +8,11 @@ import numpy as np
 from dsi_jax.array_programs.compare import blocks_of, draw_outcomes
 from dsi_jax.base import DRAFTER, Blocks, Plan, Policy, Request, Sampling, target
 from dsi_jax.placement.mesh import MeshConfig
+from dsi_jax.simulation.latencies import Latencies
 from dsi_jax.simulation.setting import UNLIMITED, Setting, virtual_run
 from dsi_jax.sweeps.grid import Point
 from dsi_jax.sweeps.outcome import Outcome, outcome_of
 from dsi_jax.sweeps.task import Task
-from dsi_jax.simulation.latencies import Latencies
 from dsi_jax.telemetry.run import measure
 
 
