@@ -45,6 +45,7 @@ class Config:
     mesh: MeshConfig = MeshConfig()
     verification: Verification = Verification.COUPLED  # coupled (lossless to the bit) | rejection (the p/q rule)
     mode: Literal["exact", "fast"] = "exact"  # fast: windows of one token run in a width-1 program
+    algorithm: str = "dsi"  # a policy's name, or a file that defines one; what is run where no other is asked for
     backend: str = "device"  # a name of `runtime.backends.BACKENDS`
     concurrency: int = 1  # prompts that can be under way at once: caches of every server
     lookahead: int | Literal["auto"] = "auto"  # drafts that one forward verifies
@@ -69,19 +70,20 @@ def load(path: str | Path, overrides: Sequence[str] = (), kind: type = object) -
     """Read an experiment card, a Python file with `get_config()`, and apply `field=value` overrides.
 
     Args:
-      path: the card.
+      path: the card; `CARD.py:NAME` takes one of its `VARIANTS`, such as the machine that it is for.
       overrides: see `override_field`.
       kind: the dataclass that the card must hold; default any.
 
     Raises:
       FileNotFoundError: there is no such card.
-      ValueError: the file is no card, fails, or holds another kind; or an override names an unknown field or gives
-        it an impossible value.
+      ValueError: the file is no card, fails, or holds another kind; it has no such variant; or an override names an
+        unknown field or gives it an impossible value.
     """
-    path = Path(path)
+    name, _, variant = str(path).partition(".py:")
+    path = Path(f"{name}.py" if variant else path)
     if not path.is_file():
         raise FileNotFoundError(f"no config at {path}; the cards of this project are in configs/")
-    config = _run_card(path)
+    config = _run_card(path, variant)
     if not isinstance(config, kind):
         found = type(config).__name__
         raise ValueError(f"{path} is a card of {found}, where one of {kind.__name__} is needed; choose another card")
@@ -90,20 +92,40 @@ def load(path: str | Path, overrides: Sequence[str] = (), kind: type = object) -
     return config
 
 
-def _run_card(path: Path) -> Any:
+def variants(path: str | Path) -> tuple[str, ...]:
+    """Names that may follow a card's path behind a colon; of a card without variants none.
+
+    Raises:
+      ValueError: the file fails.
+    """
+    return tuple(getattr(_execute(Path(path)), "VARIANTS", ()))
+
+
+def _run_card(path: Path, variant: str = "") -> Any:
+    card = _execute(path)
+    get_config = getattr(card, "get_config", None)
+    if get_config is None:
+        raise ValueError(f"{path} is no experiment card: it defines no get_config()")
+    known = getattr(card, "VARIANTS", ())
+    if variant and variant not in known:
+        raise ValueError(f"{path} has no variant {variant!r}; it has {', '.join(known) or 'none'}")
+    try:
+        return get_config(variant) if variant else get_config()
+    except Exception as error:  # whatever the file does wrong
+        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _execute(path: Path) -> types.ModuleType:
+    """Run the file of a card, wherever it lies."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file; a config card ends in .py")
     card = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(card)
-        get_config = getattr(card, "get_config", None)
-        config = get_config() if get_config else None
     except Exception as error:  # whatever the file does wrong
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
-    if get_config is None:
-        raise ValueError(f"{path} is no experiment card: it defines no get_config()")
-    return config
+    return card
 
 
 def override_field(config: Any, override: str) -> Any:

@@ -22,13 +22,15 @@ from absl import flags
 import dsi_jax
 from dsi_jax import config as config_lib
 from dsi_jax import prompts as prompts_lib
-from dsi_jax.policies import DSI, POLICIES
+from dsi_jax.policies import POLICIES
 from dsi_jax.telemetry import comparison
 from dsi_jax.telemetry.table import table
 
 _CONFIG = flags.DEFINE_string("config", "configs/demo.py", "Experiment card.")
 _ALGORITHM = flags.DEFINE_list(
-    "algorithm", [DSI.name], f"Any of {', '.join(POLICIES)}; all of them: all; or a file with a policy of yours."
+    "algorithm",
+    None,
+    f"Any of {', '.join(POLICIES)}; all of them: all; or a file with a policy of yours. Default: the card's.",
 )
 _PROMPT = flags.DEFINE_multi_string("prompt", None, "Prompt; may be given several times. Default: the card's.")
 _PROMPT_FILE = flags.DEFINE_string("prompt_file", None, "A file whose whole text is the prompt.")
@@ -53,8 +55,8 @@ _SET = flags.DEFINE_multi_string("set", [], "field=value, any field of the confi
 
 
 def main() -> None:
-    policies = _show.read_policies(_ALGORITHM.value)
     config = config_lib.load(_CONFIG.value, overrides(), dsi_jax.Config)
+    policies = _show.read_policies([config.algorithm] if _ALGORITHM.value is None else _ALGORITHM.value)
     prompts = read_prompts(config)
     latencies = read_latencies()
     if _REPEATS.value is not None and _REPEATS.value < 1:

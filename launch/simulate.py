@@ -8,8 +8,7 @@
 
 With --remote_targets the last of the target servers stand on other hosts than controller and drafter: a job to one of
 them takes --link_us, and its answer as long again. All algorithms meet the same random outcomes. `--out` receives
-simulate.json, which holds the flags too, and, of the first run, timeline.html, timeline.png and
-trace.json.
+simulate.json, which holds the flags too, and, of the first run, timeline.html, timeline.png and trace.json.
 """
 
 import dataclasses

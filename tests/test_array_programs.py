@@ -201,7 +201,9 @@ def test_more_outcomes_than_memory_are_refused():
 
 
 def test_interval_of_three_numbers():
-    assert interval(np.asarray([1.0, 2.0, 3.0])) == pytest.approx([2 - 1.96 / 3**0.5, 2 + 1.96 / 3**0.5])
+    assert interval(np.asarray([1.0, 2.0, 3.0])) == pytest.approx(
+        [2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5]
+    )  # t of 2 degrees
 
 
 def test_ratio_interval_covers():

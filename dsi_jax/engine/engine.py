@@ -24,7 +24,7 @@ from dsi_jax.engine.requests import Asked, Border, NoText, Prompt, StopStrings, 
 from dsi_jax.engine.result import Result
 from dsi_jax.engine.servers import make_servers
 from dsi_jax.engine.stream import OnText, stream
-from dsi_jax.policies import DSI, NON_SI, find_policy
+from dsi_jax.policies import NON_SI, find_policy
 from dsi_jax.programs.compilations import CompilationCounter
 from dsi_jax.runtime.backends import BACKENDS
 from dsi_jax.runtime.backends.paced import PacedBackend
@@ -105,7 +105,7 @@ class Engine:
         self,
         prompts: Prompt | Sequence[Prompt],
         *,
-        algorithm: Policy | str = DSI,
+        algorithm: Policy | str | None = None,
         on_text: OnText | None = None,
         **options: Any,
     ) -> list[Result]:
@@ -113,7 +113,7 @@ class Engine:
 
         Args:
           prompts: a text, a sequence of ids, or a list of either.
-          algorithm: a policy's name, its record, or a file that defines one.
+          algorithm: a policy's name, its record, or a file that defines one; default the config's.
           on_text: called with each piece of text as it is settled; for one prompt at a time only.
           options: those of `serve`.
 
@@ -130,7 +130,7 @@ class Engine:
         return results
 
     def serve(
-        self, prompts: Prompt | Sequence[Prompt], *, algorithm: Policy | str = DSI, **options: Any
+        self, prompts: Prompt | Sequence[Prompt], *, algorithm: Policy | str | None = None, **options: Any
     ) -> Iterator[Result]:
         """Continue every prompt; yields each result as it is complete. A failure ends its own prompt alone.
 
@@ -204,7 +204,7 @@ class Engine:
     def _serve(
         self,
         prompts: Prompt | Sequence[Prompt],
-        algorithm: Policy | str,
+        algorithm: Policy | str | None,
         on_text: OnText | None,
         *,
         with_replays: bool = False,
@@ -221,7 +221,8 @@ class Engine:
         concurrency = self._check_concurrency(concurrency, on_text)
         if latencies is not None and not isinstance(latencies, Latencies):
             raise ValueError(f"latencies={latencies!r} must be Latencies(target_s, drafter_s)")
-        policy, lookahead = find_policy(algorithm), self._border.lookahead(lookahead)
+        policy = find_policy(self.config.algorithm if algorithm is None else algorithm)
+        lookahead = self._border.lookahead(lookahead)
         jobs = [  # all prompts are checked before the first one is run
             _Job(
                 index,

@@ -1,30 +1,11 @@
 """Layouts under load: several sequences over one pool of servers, by the event loop."""
 
-import dataclasses
-from collections.abc import Sequence
-
 import numpy as np
 
 from dsi_jax.array_programs.crowds import virtual_crowd
 from dsi_jax.array_programs.intervals import interval
 from dsi_jax.layouts.predict import Case, Demand, Prediction, busy_chip_s, plan_of
-from dsi_jax.policies import POLICIES, find_policy
-
-FEW_TOKENS = 24  # of a sequence, where all layouts are tried
-SEEDS = 6  # of the best ones
-
-
-def rank(cases: Sequence[Case], demand: Demand, kept: int) -> list[Prediction]:
-    """Try all layouts on short answers, and predict those with the most tokens a second on whole ones."""
-    few = dataclasses.replace(demand, wrong=demand.wrong[:, :FEW_TOKENS])
-    speeds = np.asarray([predict_crowd(case, few, 1).tokens_per_s for case in cases])
-    ranked = [cases[index] for index in np.argsort(-speeds, kind="stable")]
-    chosen = {case.layout: case for case in reversed(ranked[:kept])}
-    for algorithm in POLICIES:
-        best = next((case for case in ranked if case.layout.algorithm == algorithm), None)
-        if best:
-            chosen.setdefault(best.layout, best)
-    return [predict_crowd(case, demand, SEEDS) for case in chosen.values()]
+from dsi_jax.policies import find_policy
 
 
 def predict_crowd(case: Case, demand: Demand, seeds: int) -> Prediction:

@@ -5,20 +5,33 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from tqdm import tqdm
 
 from dsi_jax.array_programs.compare import draw_outcomes
 from dsi_jax.layouts import crowds, fits
 from dsi_jax.layouts.candidates import LOOKAHEADS, Layout, Lookahead, Room, layouts
 from dsi_jax.layouts.costs import Costs, costs_of
 from dsi_jax.layouts.fits import Misfit
-from dsi_jax.layouts.predict import Case, Demand, Prediction, answer_times, plan_of, predict
+from dsi_jax.layouts.predict import Case, Demand, Prediction, answer_times, event_factor, plan_of, predict
 from dsi_jax.policies import DSI, NON_SI, POLICIES
 from dsi_jax.profiles.profile import Profile
 
 FEW, RUNS = 32, 256  # outcomes on which all layouts are tried, and the best ones
+PLAYED = 3  # outcomes on which the event loop plays the better half
 KEPT = 12  # layouts that are ranked in the end; besides them the best of every algorithm
+FEW_TOKENS, CROWDS = 24, 6  # of several sequences: length of the answers at first, and runs in the end
 HOPELESS = 1.3  # times the best time found so far: what cannot come nearer is not tried
 OBJECTIVES = ("latency", "per_chip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """A layout as the few outcomes showed it."""
+
+    case: Case
+    answer_s: float  # mean
+    times: np.ndarray  # float64[outcomes], by the array programs
+    played: bool = True  # the mean has what the event loop adds, such as catch-ups of several runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +39,9 @@ class Answer:
     """What was found."""
 
     ranked: list[Prediction]  # best first
+    tried: list[Tried]  # all that had a chance to be among them
     misfits: list[Misfit]
-    tried: int  # layouts with their lookaheads
+    room: Room
     demand: Demand
     objective: str
 
@@ -102,8 +116,10 @@ def search(
     demand = Demand(acceptance, wrong, link_s, concurrency, seed)
     costs = {layout: costs_of(profile, layout, prompt_tokens, new_tokens) for layout in options}
     cases = list(_cases(options, costs, lookaheads, demand))
-    ranked = crowds.rank(cases, demand, kept) if concurrency > 1 else _rank(cases, demand, objective, kept)
-    return Answer(sorted(ranked, key=order(objective)), misfits, len(cases), demand, objective)
+    tried = _try_crowds(cases, demand) if concurrency > 1 else _play(_try(cases, demand), demand, kept)
+    chosen = _shortlist(tried, objective, kept)
+    ranked = _predict_crowds(chosen, demand) if concurrency > 1 else _predict(chosen, demand)
+    return Answer(sorted(ranked, key=order(objective)), tried, misfits, room, demand, objective)
 
 
 def quicker(profile: Profile, role: str, program: str, tps: Sequence[int]) -> tuple[int, ...]:
@@ -172,49 +188,70 @@ def _bound_s(case: Case, demand: Demand) -> float:
     return demand.new_tokens * ((1 - a) * t + a * min(c, t))
 
 
-def _rank(cases: list[Case], demand: Demand, objective: str, kept: int) -> list[Prediction]:
-    """Try all cases on a few outcomes, and predict those that did best on all of them."""
+def _try(cases: list[Case], demand: Demand) -> list[Tried]:
+    """Run every case that may be among the best on a few outcomes."""
     few = dataclasses.replace(demand, wrong=demand.wrong[:FEW])
-    cases, means = _try(cases, few)
-    scores = means if objective == "latency" else means * np.asarray([case.layout.chips for case in cases])
-    chosen = _shortlist(cases, scores, demand, kept)
-    times = answer_times(chosen, demand)
-    return [predict(case, demand, row) for case, row in zip(chosen, times, strict=True)]
-
-
-def _try(cases: list[Case], few: Demand) -> tuple[list[Case], np.ndarray]:
-    """Mean seconds of every case that may be among the best."""
     quick = [case for case in cases if case.layout.algorithm != DSI.name]
     slow = [case for case in cases if case.layout.algorithm == DSI.name]
-    means = answer_times(quick, few).mean(1)
-    limit = HOPELESS * means.min()
+    times = answer_times(quick, few)
+    limit = HOPELESS * times.mean(1).min()
     hopeful = [case for case in slow if _bound_s(case, few) <= limit] or slow[:1]
-    if hopeful:
-        means = np.concatenate([means, answer_times(hopeful, few).mean(1)])
-    return quick + hopeful, means
+    times = np.concatenate([times, answer_times(hopeful, few)])
+    return [
+        Tried(case, float(row.mean()), row, played=index < len(quick))
+        for index, (case, row) in enumerate(zip(quick + hopeful, times, strict=True))
+    ]
 
 
-def _shortlist(cases: list[Case], scores: np.ndarray, demand: Demand, kept: int) -> list[Case]:
-    """The best cases, one lookahead of each layout; and those whose catch-ups fit one run of the program."""
-    ranked = [cases[index] for index in np.argsort(scores, kind="stable")]
-    narrow = [case for case in ranked if _catch_up(case, demand) <= case.costs.verify_width]
+def _play(tried: Sequence[Tried], demand: Demand, kept: int) -> list[Tried]:
+    """Add what the event loop adds, to those layouts of DSI that are among the best or the best of their chips."""
+    by_time = sorted((i for i, one in enumerate(tried) if not one.played), key=lambda i: tried[i].answer_s)
+    narrow = [i for i in by_time if _catch_up(tried[i].case, demand) <= tried[i].case.costs.verify_width]
+    of_chips: dict[int, int] = {}
+    for i in (*narrow, *by_time):
+        of_chips.setdefault(tried[i].case.layout.chips, i)
+    chosen = dict.fromkeys([*by_time[: 2 * kept], *narrow[:kept], *of_chips.values()])
+    played = list(tried)
+    for i in tqdm(chosen, "event loop", leave=False, delay=1):
+        one = tried[i]
+        factor = event_factor(one.case, demand, one.times[:PLAYED])
+        played[i] = dataclasses.replace(one, answer_s=factor * one.answer_s, played=True)
+    return played
+
+
+def _predict(chosen: Sequence[Case], demand: Demand) -> list[Prediction]:
+    """Run cases on all outcomes."""
+    times = answer_times(chosen, demand)
+    bar = tqdm(zip(chosen, times, strict=True), "event loop", len(chosen), leave=False, delay=1)
+    return [predict(case, demand, row) for case, row in bar]
+
+
+def _try_crowds(cases: list[Case], demand: Demand) -> list[Tried]:
+    """Run every case once, with short answers."""
+    few = dataclasses.replace(demand, wrong=demand.wrong[:1, :FEW_TOKENS])
+    bar = tqdm(cases, "several sequences", leave=False, delay=1)
+    found = [(case, crowds.predict_crowd(case, few, 1)) for case in bar]
+    return [Tried(case, one.answer_s, one.times) for case, one in found]
+
+
+def _predict_crowds(chosen: Sequence[Case], demand: Demand) -> list[Prediction]:
+    bar = tqdm(chosen, "several sequences", leave=False, delay=1)
+    return [crowds.predict_crowd(case, demand, CROWDS) for case in bar]
+
+
+def _shortlist(tried: Sequence[Tried], objective: str, kept: int) -> list[Case]:
+    """The best cases, one lookahead of each layout, and the best of every algorithm."""
+    score = lambda one: one.answer_s * (one.case.layout.chips if objective == "per_chip" else 1)  # noqa: E731
+    ranked = [one.case for one in sorted(tried, key=score) if one.played]
     chosen: dict[Layout, Case] = {}
-    for few, most in ((ranked, kept), (narrow, kept // 2)):
-        found = 0
-        for case in few:
-            if found < most and case.layout not in chosen:
-                found += 1
-                chosen[case.layout] = case
-    for algorithm in POLICIES:
-        for few in (ranked, narrow):
-            best = next((case for case in few if case.layout.algorithm == algorithm), None)
-            if best:
-                chosen.setdefault(best.layout, best)
+    for case in ranked:
+        is_first = all(case.layout.algorithm != layout.algorithm for layout in chosen)
+        if case.layout not in chosen and (len(chosen) < kept or is_first):
+            chosen[case.layout] = case
     return list(chosen.values())
 
 
 def _catch_up(case: Case, demand: Demand) -> int:
-    """Tokens of a window of a server whose turn comes every SP blocks."""
-    if case.layout.algorithm != DSI.name:
-        return plan_of(case, demand).lookahead + 1
-    return case.layout.sp_degree * plan_of(case, demand).lookahead
+    """Tokens of a window while drafts are right: a turn comes every SP blocks, and after a forward at least."""
+    lookahead = plan_of(case, demand).lookahead
+    return max(case.layout.sp_degree * lookahead, lookahead + math.ceil(case.costs.target_s / case.costs.drafter_s))

@@ -1,7 +1,12 @@
 """Attention of a window of queries over the cache: what is visible, and which implementation computes it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+
+MANY_SCORES = 16 * 2**20  # bytes, beyond which a TPU writes scores to its main memory, as long as the cache is
+LOWEST = jnp.finfo(jnp.float32).min  # score of a slot that is not visible
 
 
 def attend(
@@ -38,7 +43,11 @@ def attend(
     values = jnp.where(written, values, 0)
     if fused_serves(jax.default_backend(), queries.dtype, keys.shape, cap):
         return fused(queries, jnp.where(written, keys, 0), values, visible, scale, "cudnn")
-    return masked(queries, keys, values, visible, scale, cap)
+    once = functools.partial(masked, scale=scale, cap=cap)
+    if 4 * queries.shape[2] * visible.size <= MANY_SCORES:
+        return once(queries, keys, values, visible)
+    twice = functools.partial(rescored, scale=scale, cap=cap)
+    return jax.lax.platform_dependent(queries, keys, values, visible, tpu=twice, default=once)
 
 
 def fused_serves(backend: str, dtype: jnp.dtype, cache_shape: tuple[int, ...], cap: float | None) -> bool:
@@ -61,12 +70,37 @@ def masked(
     queries: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, scale: float, cap: float | None
 ) -> jax.Array:
     """Compute attention as two products with the cache as it lies; at one T every row rounds alike."""
+    grouped = group(queries, keys.shape[1])
+    weights = jax.nn.softmax(scores_of(grouped, keys, visible, scale, cap), axis=-1).astype(values.dtype)
+    return jnp.einsum("bktgs,bksh->btkgh", weights, values).reshape(queries.shape)
+
+
+def rescored(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, scale: float, cap: float | None
+) -> jax.Array:
+    """Compute attention with the scores made twice, for their maxima and again for the weights.
+
+    A softmax passes over its scores several times. A compiler that merges a product with the pass behind it never
+    writes these: all that is as large as rows times slots are the weights, once, in the dtype of the values.
+    """
+    grouped = group(queries, keys.shape[1])
+    largest = jnp.max(scores_of(grouped, keys, visible, scale, cap), axis=-1, keepdims=True)
+    grouped, largest = jax.lax.optimization_barrier((grouped, jax.lax.stop_gradient(largest)))  # or it is one product
+    weights = jnp.exp(scores_of(grouped, keys, visible, scale, cap) - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    mixed = jnp.einsum("bktgs,bksh->bktgh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    return jnp.swapaxes(mixed / total, 1, 2).astype(values.dtype).reshape(queries.shape)
+
+
+def group(queries: jax.Array, kv_heads: int) -> jax.Array:
+    """Lay queries [B, T, N, H] beside the heads of keys that they share, [B, T, N_kv, G, H]."""
     batch, window, heads, dim = queries.shape
-    kv_heads = keys.shape[1]
-    grouped = queries.reshape(batch, window, kv_heads, heads // kv_heads, dim)
+    return queries.reshape(batch, window, kv_heads, heads // kv_heads, dim)
+
+
+def scores_of(grouped: jax.Array, keys: jax.Array, visible: jax.Array, scale: float, cap: float | None) -> jax.Array:
+    """Score every slot, float32[B, N_kv, T, G, S]; `LOWEST` where it is not visible."""
     scores = jnp.einsum("btkgh,bksh->bktgs", grouped, keys, preferred_element_type=jnp.float32) * scale
     if cap is not None:
         scores = cap * jnp.tanh(scores / cap)
-    scores = jnp.where(visible[:, None, :, None, :], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-    return jnp.einsum("bktgs,bksh->btkgh", weights, values).reshape(batch, window, heads, dim)
+    return jnp.where(visible[:, None, :, None, :], scores, LOWEST)

@@ -51,7 +51,8 @@ def carve(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> di
             f"sp_degree={config.sp_degree} targets x target_tp={config.target_tp}"
             f"{f' x target_fsdp={config.target_fsdp}' if config.target_fsdp > 1 else ''}"
             f" + drafter_tp={config.drafter_tp} = {config.devices} devices, but there are {len(devices)};"
-            " lower sp_degree or tp, or have more: use_cpu_devices(8) makes a host's cores devices"
+            " lower sp_degree or tp, or have more: use_cpu_devices(8) makes a host's cores devices;"
+            " `launch/sweep.py --backend=virtual` needs none"
         )
     shapes = {DRAFTER: (1, 1, config.drafter_tp)} if config.drafter_tp else {}
     shapes |= {target(i): (1, config.target_fsdp, config.target_tp) for i in range(config.sp_degree)}

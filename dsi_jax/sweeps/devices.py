@@ -12,7 +12,7 @@ from dsi_jax.sweeps.outcome import Outcome, outcome_of
 from dsi_jax.sweeps.task import Task
 
 
-class Impossible(ValueError):
+class NoEngineError(ValueError):
     """An engine cannot be made of a point: its model does not divide, or does not fit."""
 
 
@@ -38,7 +38,7 @@ class DeviceRunner:
         """Run one task.
 
         Raises:
-          Impossible: there is no engine for its point.
+          NoEngineError: there is no engine for its point.
         """
         engine = self._open(task.setup.point.config)
         options = _options(task)
@@ -69,14 +69,14 @@ class DeviceRunner:
     def _open(self, config: Config) -> Engine:
         config = engine_config(config)
         if config in self._impossible:
-            raise Impossible(self._impossible[config])
+            raise NoEngineError(self._impossible[config])
         if config != self._config:
             self.close()
             try:
                 self._engine = self._make(config)
             except ValueError as error:
                 self._impossible[config] = str(error)
-                raise Impossible(str(error)) from error
+                raise NoEngineError(str(error)) from error
             self._config = config
         return self._engine
 

@@ -112,7 +112,8 @@ def _set(point: Point, field: str, value: str) -> Point:
         return dataclasses.replace(point, config=override_field(point.config, f"{field}={value}"))
     except ValueError as error:
         paces = ", ".join(f"{PACE}{one.name}" for one in dataclasses.fields(Pace))
-        further = f"; and there are {paces}" if "unknown config field" in str(error) else ""
+        unknown = "unknown config field" in str(error) and not field.startswith(PACE)
+        further = f"; and there are {paces}" if unknown else ""
         raise ValueError(f"--grid={field}={value}: {error}{further}") from None
 
 

@@ -2,17 +2,22 @@
 
 import dataclasses
 
+from dsi_jax.layouts.candidates import Layout
+from dsi_jax.layouts.costs import costs_of
 from dsi_jax.placement.mesh import MeshConfig
+from dsi_jax.policies import DSI
+from dsi_jax.profiles.profile import Profile
 from dsi_jax.simulation.latencies import Latencies
 
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """Latencies of virtual and paced runs; the fields of a grid that begin with `pace.`. None: by the profile."""
+    """Latencies of virtual and paced runs; the fields of a grid that begin with `pace.`."""
 
-    target_ms: float | None = None  # of a target forward
-    drafter_ms: float | None = None  # of a draft token
+    target_ms: float | None = None  # of a target forward; None: what the profile says
+    drafter_ms: float | None = None  # of a draft token; None: what the profile says
     jitter: float = 0.0  # every latency varies by this fraction, up and down
+    prompt_tokens: int = 64  # with a profile: how long the caches are at the start
 
     def __post_init__(self) -> None:
         for name in ("target_ms", "drafter_ms"):
@@ -21,15 +26,38 @@ class Pace:
                 raise ValueError(f"pace.{name}={value:g} must be a positive number of milliseconds")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"pace.jitter={self.jitter:g} must lie in [0, 1)")
+        if self.prompt_tokens < 1:
+            raise ValueError(f"pace.prompt_tokens={self.prompt_tokens} must be at least 1")
 
-    def latencies(self, mesh: MeshConfig) -> Latencies:
-        """What forwards take on the servers of a mesh.
 
-        Raises:
-          ValueError: a latency is not given.
-        """
-        del mesh
-        for name in ("target_ms", "drafter_ms"):
-            if getattr(self, name) is None:
-                raise ValueError(f"{name} is not known; give --{name}, --grid=pace.{name}=..., or --profile=FILE")
-        return Latencies(self.target_ms / 1e3, self.drafter_ms / 1e3, self.jitter)
+def latencies_of(
+    pace: Pace, mesh: MeshConfig, new_tokens: int, profile: Profile | None = None, *, prefill: bool = True
+) -> Latencies:
+    """What forwards take on the servers of a mesh; what the pace leaves open is the profile's, host work included.
+
+    Args:
+      pace: what is given.
+      mesh: chips of each server.
+      new_tokens: of the answer; a profile's latencies are those in the middle of it.
+      profile: None: the pace must say it all.
+      prefill: with a profile, the reading of the prompt counts too; in paced runs it is off the clock.
+
+    Raises:
+      ValueError: a latency is not known, or the profile knows no such server.
+    """
+    given = {name: getattr(pace, name) for name in ("target_ms", "drafter_ms")}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and profile is None:
+        name = missing[0]
+        raise ValueError(f"{name} is not known; give --{name}=..., --grid=pace.{name}=..., or --profile=FILE")
+    if not missing:
+        return Latencies(pace.target_ms / 1e3, pace.drafter_ms / 1e3, pace.jitter)
+    drafter_tp = mesh.drafter_tp if pace.drafter_ms is None else 0  # a profile need not know what is given
+    layout = Layout(DSI.name, mesh.target_tp, mesh.sp_degree, drafter_tp)
+    costs = costs_of(profile, layout, pace.prompt_tokens, new_tokens)
+    return Latencies(
+        costs.target_s if pace.target_ms is None else pace.target_ms / 1e3,
+        costs.drafter_s if pace.drafter_ms is None else pace.drafter_ms / 1e3,
+        pace.jitter,
+        *((costs.target_prefill_s, costs.drafter_prefill_s) if prefill else ()),
+    )

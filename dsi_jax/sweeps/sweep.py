@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from dsi_jax.engine import check_requests
 from dsi_jax.sweeps import virtual
-from dsi_jax.sweeps.devices import DeviceRunner, Impossible, engine_config
+from dsi_jax.sweeps.devices import DeviceRunner, NoEngineError, engine_config
 from dsi_jax.sweeps.grid import Point
 from dsi_jax.sweeps.outcome import Outcome
 from dsi_jax.sweeps.runs import RunFile
@@ -97,7 +97,7 @@ def run(tasks: Sequence[Task], file: RunFile, say: Callable[[str], None] = lambd
         for task in tqdm(_by_engine(tasks), "runs", unit="run", delay=1, smoothing=0):
             try:
                 outcome = runners[task.setup.backend](task)
-            except Impossible as error:
+            except NoEngineError as error:
                 skipped.setdefault(task.setup.point, Skipped(task.setup.point, str(error)))
                 continue
             file.add(task, outcome)
@@ -119,3 +119,7 @@ def _by_engine(tasks: Sequence[Task]) -> list[Task]:
 def device_kind() -> str:
     """The kind of device that this process runs on, as jax names it."""
     return jax.devices()[0].device_kind
+
+
+def device_count() -> int:
+    return jax.device_count()

@@ -19,7 +19,8 @@ from dsi_jax.telemetry.run import measure
 def run(task: Task) -> Outcome:
     """Play one run; the same task gives the same outcome to the bit."""
     point, latencies = task.setup.point, task.setup.latencies
-    setting = setting_of(point, latencies)
+    config = point.config
+    setting = setting_of(latencies, config.drafter.acceptance, config.mesh.sp_degree, config.max_new_tokens)
     blocks = blocks_of(setting, task.policy, _lookahead(point))
     # what a policy has no use for is taken out, so that a run that is the same at many points is played once
     setting = dataclasses.replace(setting, sp_degree=task.policy.targets(setting.sp_degree))
@@ -42,18 +43,11 @@ def _play(setting: Setting, policy: Policy, blocks: Blocks, jitter: float, seed:
     return outcome_of([found], [trace], dict.fromkeys(trace.servers, 1))
 
 
-def setting_of(point: Point, latencies: Latencies) -> Setting:
-    """What virtual time plays: latencies, acceptance rate, SP degree and tokens of a point."""
+def setting_of(latencies: Latencies, acceptance: float, sp_degree: int, new_tokens: int) -> Setting:
+    """What virtual time plays."""
     t, c = 1e3 * latencies.target_s, 1e3 * latencies.drafter_s
-    return Setting(
-        t,
-        c,
-        point.config.drafter.acceptance,
-        point.config.mesh.sp_degree,
-        point.config.max_new_tokens,
-        target_ttft_ms=t + 1e3 * latencies.target_prefill_s,
-        drafter_ttft_ms=c + 1e3 * latencies.drafter_prefill_s,
-    )
+    ttft = t + 1e3 * latencies.target_prefill_s, c + 1e3 * latencies.drafter_prefill_s
+    return Setting(t, c, acceptance, sp_degree, new_tokens, *ttft)
 
 
 def chips_of(mesh: MeshConfig) -> dict[str, int]:
