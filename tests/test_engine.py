@@ -95,6 +95,18 @@ def test_paced_and_jittered_runs_agree(engine):
             assert result.tokens == expected
             assert result.run.backend == "paced"
             assert result.run.wall_over_ideal == result.run.wall_s / result.run.ideal_s
+            budget = result.run.budget
+            assert budget.wall_s == pytest.approx(result.run.wall_s) and budget.transfer_s is None
+            assert budget.ideal_s + budget.stale_s == pytest.approx(result.run.ideal_s)
+            assert 0 < budget.ideal_s < result.run.wall_s
+
+
+def test_an_unpaced_run_splits_its_wall_time_at_the_latencies_that_were_measured(engine):
+    run = generate(engine, PROMPTS[0], "non_si", max_new_tokens=24).run
+    assert run.ideal_s is None and run.budget.wall_s == pytest.approx(run.wall_s)
+    assert run.budget.ideal_s == pytest.approx(24 * engine.measured.target_s + run.prefill_s, rel=0.02)
+    assert run.budget.stale_s == 0 and run.budget.host_s > 0
+    assert set(run.utilisation) == {"target_0"} and 0 < run.utilisation["target_0"] <= 1
 
 
 def test_tokens_are_those_of_the_model(engine):
