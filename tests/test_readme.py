@@ -155,7 +155,7 @@ def test_make_targets_exist():
 
 def test_files_exist():
     text = "\n".join(PAGES.values())
-    named = set(re.findall(r"\b(?:dsi_jax|launch|configs|colab|tests|docs)/[\w./]*\w", text))
+    named = set(re.findall(r"\b(?:dsi_jax|launch|configs|colab|tests|docs)/[\w./-]*\w", text))
     named |= {f"tests/{name}.py" for name in re.findall(r"`(test_\w+)`", text)}
     linked = {page: re.findall(r"\]\((?!http)([^)#]+)\)", text) for page, text in PAGES.items()}
     named |= {(Path(page).parent / link).as_posix() for page, links in linked.items() for link in links}
