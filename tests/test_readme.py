@@ -72,6 +72,7 @@ COSTLY = {
     "benchmark_smollm2": "minutes, and needs torch",
     "reproduce": "minutes; the tests of the paper's package run every artifact at a small size",
     "simulate": "tests/test_launch.py runs it",
+    "sweep": "tests/test_sweeps.py runs it",
     "write_docs": "writes to docs/; its pages are compared below",
 }
 
