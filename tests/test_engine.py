@@ -158,6 +158,22 @@ def test_tensor_parallel_degrees_agree():
     assert len(set(outputs)) == 1
 
 
+def test_a_drafter_on_the_targets_own_devices_takes_turns():
+    sampling = SAMPLINGS[1]
+    apart, shared = MeshConfig(target_tp=4), MeshConfig(target_tp=4, drafter_tp=2, drafter_shares=True)
+    with tiny_engine(mesh=apart) as engine:
+        alone = [result.tokens for result in engine.generate(list(PROMPTS), algorithm="non_si", sampling=sampling)]
+    with tiny_engine(mesh=shared) as engine:
+        assert set(engine.devices["drafter"]) < set(engine.devices["target_0"])
+        results = engine.generate(list(PROMPTS), algorithm="si", sampling=sampling, lookahead=3)
+        assert [result.tokens for result in results] == alone
+        assert sum(result.run.accepted_drafts for result in results) > 0
+        with pytest.raises(ValueError, match="algorithm=dsi drafts while it verifies"):
+            engine.generate([PROMPTS[0]], algorithm="dsi")
+        spans = sorted(results[1].trace.spans, key=lambda span: span.start_s)
+        assert all(one.end_s <= other.start_s for one, other in itertools.pairwise(spans))  # one queue for both
+
+
 @pytest.mark.parametrize("kind", ["ngram", "synthetic"])
 def test_host_drafters_are_lossless_too(kind):
     with tiny_engine(drafter=DrafterConfig(kind=kind, acceptance=0.7, shortest=1)) as engine:

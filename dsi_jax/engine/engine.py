@@ -89,9 +89,9 @@ class Engine:
         self._border = Border(config, pair)
         self.tokenizer, self.model_config, self.max_length = pair.tokenizer, pair.target.config, pair.max_length
         made = make_servers(config, pair, devices)
-        self.devices, self._drafter = made.devices, made.drafter
+        self.devices, self._drafter, self._shares = made.devices, made.drafter, bool(made.together)
         depth = 1 if jax.devices()[0].platform == "cpu" else 2
-        self._backend = BACKENDS[config.backend](made.servers, depth=depth)
+        self._backend = BACKENDS[config.backend](made.servers, depth=depth, together=made.together)
         self._finalizer = weakref.finalize(self, self._backend.close)
         self._lock, self._turn = threading.Lock(), weakref.ref(_Turn())
         self._ids = itertools.count()
@@ -185,9 +185,8 @@ class Engine:
         forecast = self._forecast(latencies, sampling, acceptance)
         lookahead = self._border.lookahead(lookahead)
         drafts, links = self._drafter.burst, latencies.links if latencies else ONE_HOST
-        return make_plan(
-            self.config, self.model_config, find_policy(algorithm), lookahead, forecast, drafts, concurrency, links
-        )
+        policy = self._check_turns(find_policy(algorithm))
+        return make_plan(self.config, self.model_config, policy, lookahead, forecast, drafts, concurrency, links)
 
     def close(self) -> None:
         """Stop the servers; a run that is under way ends with an error."""
@@ -221,7 +220,7 @@ class Engine:
         concurrency = self._check_concurrency(concurrency, on_text)
         if latencies is not None and not isinstance(latencies, Latencies):
             raise ValueError(f"latencies={latencies!r} must be Latencies(target_s, drafter_s)")
-        policy = find_policy(self.config.algorithm if algorithm is None else algorithm)
+        policy = self._check_turns(find_policy(self.config.algorithm if algorithm is None else algorithm))
         lookahead = self._border.lookahead(lookahead)
         jobs = [  # all prompts are checked before the first one is run
             _Job(
@@ -341,6 +340,14 @@ class Engine:
     def _check_open(self) -> None:
         if not self._finalizer.alive:
             raise RuntimeError(CLOSED)
+
+    def _check_turns(self, policy: Policy) -> Policy:
+        if self._shares and policy.drafts and not policy.in_turn:
+            raise ValueError(
+                f"algorithm={policy.name} drafts while it verifies, and with mesh.drafter_shares=True both would "
+                "want the same devices; choose si or non_si, or set mesh.drafter_shares=False"
+            )
+        return policy
 
     def _check_concurrency(self, concurrency: int, on_text: OnText | None = None) -> int:
         if on_text is not None and not callable(on_text):

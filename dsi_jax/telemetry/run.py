@@ -170,7 +170,7 @@ def restart_s(trace: Trace) -> list[float]:
 
 def count_chips(devices: Mapping[str, Sequence[str]]) -> int:
     """Count the devices of servers; a drafter on the host uses none."""
-    return sum(name != "host" for names in devices.values() for name in names)
+    return len({name for names in devices.values() for name in names} - {"host"})
 
 
 def _check(trace: Trace, request: Request, plan: Plan, ideal_s: float | None, budget: Budget | None, mode: str) -> None:
