@@ -207,7 +207,7 @@ def first_cells(tables: str) -> set[str]:
 
 def test_every_field_of_a_run_is_explained():
     page = PAGES["docs/reports.md"]
-    table = page[page.index("| field of a run |") : page.index("## timeline.png")]
+    table = page[page.index("| field of a run |") : page.index("## Where the time went")]
     assert first_cells(table) == {field.name for field in dataclasses.fields(Run)}
 
 
