@@ -67,11 +67,15 @@ COSTLY = {
     "generate --config=configs/smollm2.py": "loads 98 MB; tests/test_shipped_models.py runs the card",
     "generate --config=configs/two_directories.py": "needs models of the reader's",
     "convert --source=/models/target": "needs a model of the reader's; tests/test_convert.py converts others",
+    "measure --config": "minutes; tests/test_measuring.py runs it at a small size",
     "benchmark": "minutes",
     "benchmark_simulation": "minutes",
     "benchmark_smollm2": "minutes, and needs torch",
     "reproduce": "minutes; the tests of the paper's package run every artifact at a small size",
     "simulate": "tests/test_launch.py runs it",
+    "plan": "tests/test_plan.py runs it",
+    "benchmark_planner": "minutes",
+    "sweep": "tests/test_sweeps.py runs it",
     "write_docs": "writes to docs/; its pages are compared below",
 }
 

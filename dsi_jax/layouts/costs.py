@@ -3,9 +3,10 @@
 import dataclasses
 import math
 
-from dsi_jax.base import DRAFTER, Digest, Draft, Forecast, Job, Prefill, Verify
+from dsi_jax.base import DRAFTER, ONE_HOST, Digest, Draft, Forecast, Job, Links, Prefill, Verify
 from dsi_jax.layouts.candidates import Layout
 from dsi_jax.profiles.profile import Profile
+from dsi_jax.simulation.links import links_of_remote
 
 HOST_DRAFT_S = 20e-6  # of a drafter on the host, such as an n-gram: a look-up, and a job's way through the loop
 
@@ -19,6 +20,7 @@ class Costs:
     target_prefill_s: float  # reading the prompt
     drafter_prefill_s: float
     verify_width: int  # W, tokens of one run of the verify program
+    links: Links = ONE_HOST  # to target servers on other hosts
     several_runs: bool = True  # longer catch-ups take several runs; False: one, as in paced runs
 
     def forecast(self, acceptance: float) -> Forecast:
@@ -39,7 +41,7 @@ class Costs:
         return math.ceil(tokens / self.verify_width) if self.several_runs else 1
 
 
-def costs_of(profile: Profile, layout: Layout, prompt_tokens: int, new_tokens: int) -> Costs:
+def costs_of(profile: Profile, layout: Layout, prompt_tokens: int, new_tokens: int, link_s: float = 0.0) -> Costs:
     """Look up what the forwards of a layout take.
 
     The host's work and a hop of token ids come on top of every target forward, for each of them waits for what was
@@ -49,6 +51,7 @@ def costs_of(profile: Profile, layout: Layout, prompt_tokens: int, new_tokens: i
       profile: of the pair.
       layout: chips of each server.
       prompt_tokens, new_tokens: how long the caches are: latencies are those in the middle of the answer.
+      link_s: of a message from one host to another, one way.
 
     Raises:
       ValueError: the profile does not know a server or a program.
@@ -62,6 +65,7 @@ def costs_of(profile: Profile, layout: Layout, prompt_tokens: int, new_tokens: i
         _prefill_s(profile, "target", layout.target_tp, prompt_tokens),
         _prefill_s(profile, "drafter", layout.drafter_tp, prompt_tokens) if layout.drafter_tp else 0.0,
         width,
+        links_of_remote(layout.sp_degree, layout.remote, link_s),
     )
 
 

@@ -149,7 +149,7 @@ def event_run(case: Case, demand: Demand, wrong: np.ndarray, plan: Plan | None =
     prompt = (0,)  # what reading it takes is among the costs
     tokens = dict.fromkeys(range(1, 1 + len(wrong)), 1)
     rejected = frozenset(1 + i for i, is_wrong in enumerate(wrong) if is_wrong)
-    backend = VirtualBackend(RecordedOracle(tokens, rejected, frozenset()), case.costs.duration)
+    backend = VirtualBackend(RecordedOracle(tokens, rejected, frozenset()), case.costs.duration, case.costs.links)
     return loop.run(plan or plan_of(case, demand), Request(prompt, len(wrong)), backend)
 
 
@@ -168,6 +168,7 @@ def plan_of(case: Case, demand: Demand) -> Plan:
         case.layout.sp_degree,
         case.costs.verify_width,
         concurrency=demand.concurrency,
+        links=case.costs.links,
     )
 
 
@@ -182,4 +183,6 @@ def setting_of(case: Case, demand: Demand) -> Setting:
         demand.new_tokens,
         target_ttft_ms=t + 1e3 * case.costs.target_prefill_s,
         drafter_ttft_ms=c + 1e3 * case.costs.drafter_prefill_s,
+        remote_targets=case.layout.remote,
+        link_ms=1e3 * demand.link_s,
     )
