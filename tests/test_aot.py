@@ -13,17 +13,15 @@ from dsi_jax.aot.hlo import Collective
 from dsi_jax.aot.problems import problems
 from dsi_jax.base import Verification
 from dsi_jax.models.config import SlidingWindow
-from dsi_jax.models.transformer import Transformer
 from dsi_jax.placement import transfer
 from dsi_jax.placement.mesh import MeshConfig, carve
 from dsi_jax.profiles.chips import Chip
 from dsi_jax.profiles.profile import read_profile, write_profile
 from dsi_jax.programs.drafter import draft_programs
 from dsi_jax.programs.feed import pack_feed
-from dsi_jax.programs.model import Model, param_shardings
 from dsi_jax.programs.target import target_programs
 from tests.launchers import launch
-from tests.tiny import CONFIG, params_of
+from tests.tiny import CONFIG, placed
 
 TWO = dataclasses.replace(CONFIG, prefill_width=2 * CONFIG.verify_width)
 CHIP = Chip("toy", "Toy", 1e9, 1e12, 1e15, 1e11, 1e-6, 8, ("nobody",))
@@ -55,8 +53,8 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def model(mesh):
-    module = Transformer(TWO)
-    return Model(module, transfer.put(params_of(TWO), param_shardings(module, mesh)), mesh)
+    del mesh  # the same devices
+    return placed(TWO, tp=2)
 
 
 # ------------------------------------------------------------------------------------------------------ what is lowered
