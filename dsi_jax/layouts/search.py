@@ -110,6 +110,9 @@ def search(
     fitting, misfits = fits.split(profile, concurrency)
     on_host = not profile.tps("drafter")
     options = list(layouts(room, fitting["target"], (0,) if on_host else fitting["drafter"], concurrency))
+    crowded = {layout: misfit for layout in options if (misfit := fits.beside(profile, layout, concurrency))}
+    options = [layout for layout in options if layout not in crowded]
+    misfits += crowded.values()
     if not options:
         raise ValueError(fits.nothing_fits(profile, room.per_host, misfits, concurrency))
     wrong = draw_outcomes(acceptance, runs, new_tokens, seed) if wrong is None else wrong
