@@ -114,7 +114,7 @@ def search(
         raise ValueError(fits.nothing_fits(profile, room.per_host, misfits, concurrency))
     wrong = draw_outcomes(acceptance, runs, new_tokens, seed) if wrong is None else wrong
     demand = Demand(acceptance, wrong, link_s, concurrency, seed)
-    costs = {layout: costs_of(profile, layout, prompt_tokens, new_tokens, link_s) for layout in options}
+    costs = {layout: costs_of(profile, layout, prompt_tokens, new_tokens, link_s, concurrency) for layout in options}
     cases = list(_cases(options, costs, lookaheads, demand))
     tried = _try_crowds(cases, demand) if concurrency > 1 else _play(_try(cases, demand), demand, kept)
     chosen = _shortlist(tried, objective, kept)
