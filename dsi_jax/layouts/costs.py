@@ -67,11 +67,15 @@ def costs_of(
     at_work = servers_at_work(layout, concurrency)
     target_s *= profile.slowdown("target", at_work) or 1.0
     draft_s = _draft_s(profile, layout.drafter_tp, length) * (profile.slowdown("drafter", at_work) or 1.0)
+    target_prefill_s = _prefill_s(profile, "target", layout.target_tp, prompt_tokens)
+    drafter_prefill_s = _prefill_s(profile, "drafter", layout.drafter_tp, prompt_tokens) if layout.drafter_tp else 0.0
+    if layout.shared:  # they read the prompt one after the other
+        target_prefill_s = drafter_prefill_s = target_prefill_s + drafter_prefill_s
     return Costs(
         target_s + profile.host_s + profile.transfer_s,
         draft_s + profile.host_s,
-        _prefill_s(profile, "target", layout.target_tp, prompt_tokens),
-        _prefill_s(profile, "drafter", layout.drafter_tp, prompt_tokens) if layout.drafter_tp else 0.0,
+        target_prefill_s,
+        drafter_prefill_s,
         width,
         links_of_remote(layout.sp_degree, layout.remote, link_s),
     )

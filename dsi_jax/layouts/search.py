@@ -108,8 +108,12 @@ def search(
     _check(acceptance, link_s, new_tokens, prompt_tokens, concurrency, objective, runs)
     room = Room(chips, hosts)
     fitting, misfits = fits.split(profile, concurrency)
-    on_host = not profile.tps("drafter")
-    options = list(layouts(room, fitting["target"], (0,) if on_host else fitting["drafter"], concurrency))
+    target_tps = quicker(profile, "target", "verify", fitting["target"])
+    drafter_tps = quicker(profile, "drafter", "draft", fitting["drafter"]) if profile.tps("drafter") else (0,)
+    options = list(layouts(room, target_tps, drafter_tps, concurrency))
+    crowded = {layout: misfit for layout in options if (misfit := fits.beside(profile, layout, concurrency))}
+    options = [layout for layout in options if layout not in crowded]
+    misfits += crowded.values()
     if not options:
         raise ValueError(fits.nothing_fits(profile, room.per_host, misfits, concurrency))
     wrong = draw_outcomes(acceptance, runs, new_tokens, seed) if wrong is None else wrong
