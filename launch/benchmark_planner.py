@@ -11,8 +11,8 @@ real forwards of the embedded pair. The planner predicts the time of an answer, 
 What the planner is given: the latencies, and for every token of the prompts whether the drafter is right about it,
 found beforehand by feeding the drafter the target's own text. So an error is the planner's, or the clock's.
 
-`--unpaced` runs as fast as the machine goes, and predicts from a profile of launch/measure.py: once as if each server
-had a processor of its own, once with the profile's slowdown where servers share cores.
+`--unpaced` runs as fast as the machine goes, and predicts from a profile of launch/measure.py: with the slowdown that
+was measured where servers share cores, and once more as if each server had a processor of its own.
 """
 
 import dataclasses
@@ -246,21 +246,13 @@ def row_of(entry: Entry, wrong: np.ndarray, walls: Sequence[float], profile: Pro
         "measured_s": statistics.mean(walls),
     }
     if profile:
-        row["predicted_sharing_s"] = predicted_s(sharing(case, profile), demand)
+        alone = costs_of(dataclasses.replace(profile, contention=None), case.layout, PROMPT_TOKENS, _TOKENS.value)
+        row["predicted_alone_s"] = predicted_s(case._replace(costs=alone), demand)
     return row | {"error": row["predicted_s"] / row["measured_s"] - 1}
 
 
 def predicted_s(case: Case, demand: Demand) -> float:
     return statistics.mean(event_run(case, demand, outcomes).wall_s for outcomes in demand.wrong)
-
-
-def sharing(case: Case, profile: Profile) -> Case:
-    """The same where servers that work at the same time slow each other down, as the profile measured."""
-    at_work = 1 if case.layout.algorithm != DSI.name else 1 + case.layout.sp_degree
-    target, drafter = (profile.slowdown(role, at_work) or 1.0 for role in ("target", "drafter"))
-    costs = case.costs
-    slow = dataclasses.replace(costs, target_s=costs.target_s * target, drafter_s=costs.drafter_s * drafter)
-    return case._replace(costs=slow)
 
 
 def tell(rows: Sequence[dict[str, Any]]) -> None:
@@ -281,11 +273,11 @@ def tell(rows: Sequence[dict[str, Any]]) -> None:
     behind = [first_choice(list(members))[0] for _, members in itertools.groupby(rows, lambda row: row["round"])]
     near = sum(share <= NEAR for share in behind)
     print(f"first choice measured best, or within {NEAR:.0%} of it, in {near} of {len(behind)} rounds")
-    if "predicted_sharing_s" in rows[0]:
-        aware = [abs(row["predicted_sharing_s"] / row["measured_s"] - 1) for row in rows]
+    if "predicted_alone_s" in rows[0]:
+        alone = [abs(row["predicted_alone_s"] / row["measured_s"] - 1) for row in rows]
         print(
-            f"unpaced: servers of one process share this machine's cores. With the slowdown that the profile measured, "
-            f"median error {statistics.median(aware):.1%}, largest {max(aware):.1%}"
+            "unpaced: the servers of this process share the machine's cores. As if each had a processor of its own: "
+            f"median error {statistics.median(alone):.1%}, largest {max(alone):.1%}"
         )
 
 
