@@ -139,6 +139,7 @@ class Policy:
     drafts: bool = True  # whether it uses the drafter
     targets: Callable[[int], int] = lambda sp_degree: sp_degree  # how many target servers one sequence keeps busy
     adapts: bool = False  # lookahead=auto is derived anew as the run shows its latencies and acceptance
+    in_turn: bool = False  # it never drafts while it verifies, so drafter and target may share devices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,6 +62,11 @@ class Config:
             raise ValueError(f"lookahead={self.lookahead} must be at least 1, or auto")
         if self.concurrency < 1:
             raise ValueError(f"concurrency={self.concurrency} must be at least 1")
+        if self.concurrency > 1 and self.mesh.drafter_shares:
+            raise ValueError(
+                f"concurrency={self.concurrency}: one prompt is verified while another is drafted, and with "
+                "mesh.drafter_shares=True both would want the same devices; set it to False, or concurrency to 1"
+            )
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
 

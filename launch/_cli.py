@@ -40,7 +40,7 @@ def run(main: Callable[[], None]) -> None:
 def use_devices(config: Config) -> None:
     """Split a machine without accelerators into devices of one core each; a single server gets all cores."""
     on_host = config.drafter.kind != "model"
-    servers = config.mesh.devices - (config.mesh.drafter_tp if on_host else 0)
+    servers = config.mesh.devices - (config.mesh.drafter_tp if on_host and not config.mesh.drafter_shares else 0)
     use_cpu_devices(CPU_DEVICES, one_core_each=servers > 1)
 
 

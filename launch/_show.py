@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dsi_jax import Engine, Latencies, Policy, Result, files
 from dsi_jax.policies import POLICIES, find_policy
-from dsi_jax.telemetry import comparison, plots, report, timeline, timeline_html
+from dsi_jax.telemetry import comparison, equal_devices, plots, report, timeline, timeline_html
 from dsi_jax.telemetry.style import drawing_order
 
 REPEATS = 3  # of every run that is compared with another
@@ -151,20 +151,26 @@ def columns(engine: Engine, results: Sequence[Result], width: int = 36, rows: in
     return f"after {moment:.2f} s ({clock}), when the fastest was done:\n{table}"
 
 
-def save(out: Path, engine: Engine, results: Sequence[Result]) -> None:
+def save(out: Path, engine: Engine, results: Sequence[Result], predict: equal_devices.Predict | None = None) -> None:
     """Write report.json, the timelines (.html, .png) and trace.json, and say where.
 
     Of repeated runs, the timelines show the one of median time; timeline.png shows the first prompt, on the backend
-    that was run last, and timeline.html begins with it.
+    that was run last, and timeline.html begins with it. `predict` knows what was not run.
     """
     servers = {server: list(names) for server, names in engine.devices.items()}
     facts = report.environment(servers=servers, target_s=engine.measured.target_s, drafter_s=engine.measured.drafter_s)
-    report.write_report(out / "report.json", [result.run for result in results], facts, rounding(engine))
+    runs = [result.run for result in results]
+    equal = equal_devices.equal_devices(runs, predict)
+    report.write_report(out / "report.json", runs, facts, rounding(engine), equal)
     shown = _typical(results)
     prompts = list(dict.fromkeys(result.run.prompt for result in shown))
     notes = [f"prompt {prompts.index(result.run.prompt) + 1}" if len(prompts) > 1 else "" for result in shown]
     timeline.write_trace(out / "trace.json", [result.trace for result in shown], notes)
-    panels = [timeline_html.Panel(result.trace, result.run.prompt) for result in shown if result.trace.commits]
+    panels = [
+        timeline_html.Panel(result.trace, result.run.prompt, result.run.budget)
+        for result in shown
+        if result.trace.commits
+    ]
     timeline_html.write_timeline_html(out / "timeline.html", panels)
     written = ["report.json", "timeline.html (open it in a browser)", "trace.json (open it in ui.perfetto.dev)"]
     last = [result for result in shown if result.run.backend == shown[-1].run.backend]

@@ -61,7 +61,7 @@ def run(asked: Asked, out: str, heatmap: tuple[str, str] | None) -> None:
     setups = make_setups(asked, points, device=sweep.device_kind() if here else None)
     seeds = asked.seeds or (asked.config.sampling.seed,)
     todo = list(tasks(setups, asked.policies, seeds, prompts, asked.repeats))
-    _say("skipped, too few devices", skipped)
+    _say("skipped", skipped)
     with RunFile(folder) as file:
         missing = file.missing(todo)
         print(

@@ -9,12 +9,11 @@ once uncounted and then `--repeats` times, in turn with the others.
 
 import _cli
 import _show
+import _summary
 from absl import flags
 
 import dsi_jax
 from dsi_jax import config as config_lib
-from dsi_jax.telemetry import comparison
-from dsi_jax.telemetry.table import table
 
 _OUT = flags.DEFINE_string("out", "out/demo", "Directory for report.json, the timelines, trace.json.")
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 100, "Tokens to generate.")
@@ -35,8 +34,7 @@ def main() -> None:
             results += compared
             if latencies:
                 print(_show.columns(engine, compared), end="\n\n")
-        runs = [result.run for result in results]
-        print("\n".join([table(runs, _show.rounding(engine)), *comparison.verdicts(runs)]), end="\n\n")
+        print(_summary.in_words(engine, [result.run for result in results]), end="\n\n")
         _show.save(out, engine, results)
 
 

@@ -17,14 +17,14 @@ from collections.abc import Sequence
 import _batch
 import _cli
 import _show
+import _summary
 from absl import flags
 
 import dsi_jax
 from dsi_jax import config as config_lib
 from dsi_jax import prompts as prompts_lib
 from dsi_jax.policies import POLICIES
-from dsi_jax.telemetry import comparison
-from dsi_jax.telemetry.table import table
+from dsi_jax.profiles.profile import read_profile
 
 _CONFIG = flags.DEFINE_string("config", "configs/demo.py", "Experiment card.")
 _ALGORITHM = flags.DEFINE_list(
@@ -50,6 +50,9 @@ _DRAFTER_MS = flags.DEFINE_float("drafter_ms", None, "Paced: milliseconds of a d
 _JITTER = flags.DEFINE_float("jitter", None, "Paced: latencies vary by this fraction, up and down; default 0.")
 _ACCEPTANCE = flags.DEFINE_float("acceptance", None, "Use a synthetic drafter that is right at this rate.")
 _REPEATS = flags.DEFINE_integer("repeats", None, "Runs of each algorithm; default 3 if several are compared, else 1.")
+_PROFILE = flags.DEFINE_string(
+    "profile", None, "profile.json of launch/measure.py: predicts what the devices give under non-SI and SI."
+)
 _OUT = flags.DEFINE_string("out", None, "Directory for report.json, the timelines, trace.json.")
 _SET = flags.DEFINE_multi_string("set", [], "field=value, any field of the config.")
 
@@ -59,6 +62,9 @@ def main() -> None:
     policies = _show.read_policies([config.algorithm] if _ALGORITHM.value is None else _ALGORITHM.value)
     prompts = read_prompts(config)
     latencies = read_latencies()
+    profile = read_profile(_PROFILE.value) if _PROFILE.value else None
+    if profile and latencies:
+        raise ValueError("--profile has no effect with --backend=paced, where floors are set; leave one of them out")
     if _REPEATS.value is not None and _REPEATS.value < 1:
         raise ValueError(f"--repeats={_REPEATS.value} must be at least 1")
     out = _show.check_out(_OUT.value) if _OUT.value else None
@@ -69,10 +75,10 @@ def main() -> None:
     dsi_jax.check_requests(config, prompts)
     with dsi_jax.Engine(config, progress=True) as engine:
         results = _show.run_policies(engine, prompts, policies, latencies, _REPEATS.value)
-        runs = [result.run for result in results]
-        print("\n".join([table(runs, _show.rounding(engine)), *comparison.verdicts(runs)]))
+        predict = _summary.predictor(profile, config) if profile else None
+        print(_summary.in_words(engine, [result.run for result in results], predict))
         if out:
-            _show.save(out, engine, results)
+            _show.save(out, engine, results, predict)
 
 
 def read_prompts(config: dsi_jax.Config) -> Sequence[str] | Sequence[prompts_lib.Line]:
@@ -95,6 +101,8 @@ def read_batch() -> list[prompts_lib.Line]:
     """Read the file of --prompts, and refuse flags that do not go with it."""
     if not _OUT.value:
         raise ValueError("--prompts needs --out=DIR, where results.jsonl goes")
+    if _PROFILE.value:
+        raise ValueError("--profile has no effect with --prompts; leave it out")
     if _REPEATS.value is not None:
         raise ValueError("--repeats has no effect with --prompts, whose prompts are run once each; leave it out")
     return prompts_lib.read_lines(_PROMPTS.value)

@@ -16,6 +16,7 @@ from pathlib import Path
 import _cli
 import _show
 from absl import flags
+from tqdm import tqdm
 
 from dsi_jax import Config
 from dsi_jax import config as config_lib
@@ -72,8 +73,9 @@ def _tokens(flag: flags.FlagHolder) -> tuple[int, ...]:
 
 def _show_servers(profile: Profile, shown: int) -> int:
     """Print the servers that are new; returns how many there are."""
-    for server in profile.servers[shown:]:
-        print(profile_words.server_line(profile, server), flush=True)
+    with tqdm.external_write_mode():  # the bars make room for the lines
+        for server in profile.servers[shown:]:
+            print(profile_words.server_line(profile, server), flush=True)
     return len(profile.servers)
 
 

@@ -14,9 +14,12 @@ docs/layouts.md says how to read the answer.
 """
 
 import dataclasses
+import os
 
+import _chips
 import _cli
 import _show
+import jax
 from absl import flags
 
 import dsi_jax
@@ -27,6 +30,7 @@ from dsi_jax.files import write_json
 from dsi_jax.layouts import card, records, search, words
 from dsi_jax.layouts.rank import Verdict, recommend
 from dsi_jax.layouts.shapes import Shape, shape_profile
+from dsi_jax.placement.host import use_cpu_devices
 from dsi_jax.profiles.chips import Chip, Chips
 from dsi_jax.profiles.difference import differences
 from dsi_jax.profiles.profile import Profile, read_profile
@@ -35,7 +39,7 @@ from dsi_jax.telemetry import layout_figure
 _PROFILE = flags.DEFINE_string("profile", None, "profile.json of launch/measure.py or launch/compile_for.py.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Instead: a TPU slice such as v5e:2x4, by the roofline.")
 _CHIP = flags.DEFINE_string("chip", None, "Instead: a chip of the table, such as h100, by the roofline.")
-_CHIPS = flags.DEFINE_string("chips", "configs/chips.py", "The table of chips.")
+_CHIPS = flags.DEFINE_string("chips", None, "A table of chips of yours; default configs/chips.py.")
 _DEVICES = flags.DEFINE_integer(
     "devices", None, "Chips there are; default those of the topology or profile, or a host."
 )
@@ -57,6 +61,7 @@ _SET = flags.DEFINE_multi_string("set", [], "field=value, any field of the confi
 
 
 def main() -> None:
+    use_cpu_devices(_cli.CPU_DEVICES, one_core_each=False)  # as launch/measure.py has, to be compared
     pair, chip = read_pair(), read_chip()
     profile = read_profile(_PROFILE.value) if _PROFILE.value else reckon(pair, chip)
     if _PROFILE.value and not (_CONFIG.value or _TARGET.value):
@@ -78,6 +83,8 @@ def main() -> None:
     )
     verdict = recommend(answer)
     print("\n".join([facts(profile, answer), words.table(answer), *words.misfits_in_words(answer)]))
+    if hint := words.hint_of_width(answer, profile.verify_width):
+        print(hint)
     print(words.sentence(verdict, answer))
     if out:
         save(out, profile, pair, answer, verdict)
@@ -109,11 +116,15 @@ def read_pair() -> dsi_jax.Config:
 
 def profiled_pair(config: dsi_jax.Config, profile: Profile) -> dsi_jax.Config:
     """The models that a profile names."""
-    target = dsi_jax.ModelSource(profile.target, max_length=profile.max_length, verify_width=profile.verify_width)
-    if not profile.drafter:
-        return dataclasses.replace(config, target=target, drafter=dsi_jax.DrafterConfig(kind="ngram"))
-    drafter = dsi_jax.DrafterConfig(model=dsi_jax.ModelSource(profile.drafter, max_length=profile.max_length))
-    return dataclasses.replace(config, target=target, drafter=drafter)
+    dtype = _DTYPE.value or ("bfloat16" if profile.source == "compiled" else None)
+    length, width = profile.max_length, profile.verify_width
+    target = dsi_jax.ModelSource(profile.target, max_length=length, verify_width=width, dtype=dtype)
+    if not profile.tps("drafter"):
+        return dataclasses.replace(
+            config, target=target, drafter=dsi_jax.DrafterConfig(kind=profile.drafter or "ngram")
+        )
+    model = dsi_jax.ModelSource(profile.drafter, max_length=length, dtype=dtype)
+    return dataclasses.replace(config, target=target, drafter=dsi_jax.DrafterConfig(model=model))
 
 
 def read_chip() -> Chip | None:
@@ -127,7 +138,7 @@ def read_chip() -> Chip | None:
         )
     if _PROFILE.value:
         return None
-    chips = config_lib.load(_CHIPS.value, kind=Chips)
+    chips = config_lib.load(_CHIPS.value, kind=Chips) if _CHIPS.value else _chips.read()
     return chips.find(topology.find(_TOPOLOGY.value).chip if _TOPOLOGY.value else _CHIP.value)
 
 
@@ -135,11 +146,19 @@ def read_room(profile: Profile, chip: Chip | None) -> tuple[int, int]:
     """How many chips there are, on how many hosts."""
     if _TOPOLOGY.value:
         slice_ = topology.find(_TOPOLOGY.value)
-        return _DEVICES.value or slice_.devices, _HOSTS.value or slice_.hosts
-    count = chip.per_host * (_HOSTS.value or 1) if chip else profile.environment.get("device_count")
-    if not (_DEVICES.value or count):
+        return _given(_DEVICES, slice_.devices), _given(_HOSTS, slice_.hosts)
+    known = topology.TOPOLOGIES.get(profile.environment.get("topology"))
+    if chip:
+        count = chip.per_host * _given(_HOSTS, 1)
+    else:
+        count = known.devices if known else profile.environment.get("device_count")
+    if _DEVICES.value is None and count is None:
         raise ValueError(f"{_PROFILE.value} does not say how many devices there are; give --devices")
-    return _DEVICES.value if _DEVICES.value is not None else int(count), _HOSTS.value if _HOSTS.value is not None else 1
+    return _given(_DEVICES, count), _given(_HOSTS, known.hosts if known else 1)
+
+
+def _given(flag: flags.FlagHolder, default: int) -> int:
+    return default if flag.value is None else flag.value
 
 
 def reckon(pair: dsi_jax.Config, chip: Chip) -> Profile:
@@ -158,9 +177,12 @@ def shapes(pair: dsi_jax.Config) -> tuple[Shape, Shape | None]:
 def warn(profile: Profile, pair: dsi_jax.Config, devices: int) -> None:
     """Say where the profile speaks of other things than those asked about."""
     if profile.source == "measured":
-        told = profile.environment.get("device_count")
-        for difference in differences(profile, profile.chip, told if told is not None else devices):
-            print(f"warning: the profile was {difference}")
+        found = jax.devices()
+        for difference in differences(profile, found[0].device_kind, len(found), os.cpu_count()):
+            print(f"warning: the profile was {difference}; the plan is for the devices that were measured")
+    told = profile.environment.get("device_count")
+    if told is not None and profile.source == "measured" and devices > told:
+        print(f"warning: measured on {told} devices, and {devices} are asked about; nothing is known of their links")
     if not _PROFILE.value:
         return
     for name, here, there in (("target", pair.target.path, profile.target),) + (
@@ -173,7 +195,7 @@ def warn(profile: Profile, pair: dsi_jax.Config, devices: int) -> None:
 # ------------------------------------------------------------------------------------------------------- what is told
 
 LABELS = {
-    "measured": "measured there",
+    "measured": "measured",
     "compiled": "compiled for, not run on",
     "roofline": "by the roofline of published numbers, not compiled and not run",
 }
@@ -183,10 +205,11 @@ def facts(profile: Profile, answer: search.Answer) -> str:
     room, demand = answer.room, answer.demand
     hosts = f" on {room.hosts} hosts, {1e6 * demand.link_s:g} us between them" if room.hosts > 1 else ""
     crowd = f", {demand.concurrency} sequences at once" if demand.concurrency > 1 else ""
+    shared = ", with the slowdown that was measured where servers work at the same time" if profile.contention else ""
     return (
         f"{profile.target} with {profile.drafter or 'an n-gram'} on {room.chips} x {profile.chip}{hosts}: acceptance "
         f"{demand.acceptance:g}, {_PROMPT.value} + {demand.new_tokens} tokens{crowd}\n"
-        f"latencies: {LABELS[profile.source]}; {len(answer.tried)} layouts tried in virtual time\n"
+        f"latencies: {LABELS[profile.source]}{shared}; {len(answer.tried)} layouts tried in virtual time\n"
     )
 
 

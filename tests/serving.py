@@ -73,9 +73,10 @@ def broken(model: Model, position: int) -> Model:
 
     class Broken(Transformer):
         @nn.compact
-        def __call__(self, tokens, cache, counts):
-            logits, after = super().__call__(tokens, cache, counts)
-            positions = cache.length[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
+        def __call__(self, tokens, cache, counts, row=None):
+            logits, after = super().__call__(tokens, cache, counts, row)
+            rows = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :] if row is None else row[:, None]
+            positions = cache.length[:, None] + rows
             return jnp.where(positions[..., None] >= position, jnp.nan, logits), after
 
     return dataclasses.replace(model, module=Broken(model.config))

@@ -95,6 +95,21 @@ def test_paced_and_jittered_runs_agree(engine):
             assert result.tokens == expected
             assert result.run.backend == "paced"
             assert result.run.wall_over_ideal == result.run.wall_s / result.run.ideal_s
+            budget = result.run.budget
+            assert budget.wall_s == pytest.approx(result.run.wall_s) and budget.transfer_s is None
+            assert budget.ideal_s + budget.stale_s == pytest.approx(result.run.ideal_s)
+            assert 0 < budget.ideal_s < result.run.wall_s
+
+
+def test_an_unpaced_run_splits_its_wall_time_at_the_latencies_that_were_measured(engine):
+    result = generate(engine, PROMPTS[0], "non_si", max_new_tokens=24)
+    run, prefill = result.run, next(span for span in result.trace.spans if span.kind == "prefill")
+    assert run.ideal_s is None and run.budget.wall_s == pytest.approx(run.wall_s)
+    hops_s = run.budget.transfer_s
+    expected = 24 * engine.measured.target_s + prefill.end_s - prefill.start_s
+    assert run.budget.ideal_s + hops_s == pytest.approx(expected, abs=1e-6)
+    assert run.budget.stale_s == 0 and run.budget.host_s > 0 and 0 < hops_s < 24 * engine.measured.target_s
+    assert set(run.utilisation) == {"target_0"} and 0 < run.utilisation["target_0"] <= 1
 
 
 def test_tokens_are_those_of_the_model(engine):
@@ -143,6 +158,22 @@ def test_tensor_parallel_degrees_agree():
                 outputs.append(generate(engine, PROMPTS[0], algorithm, max_new_tokens=40).tokens)
             assert {len(names) for names in engine.devices.values()} == {tp, min(tp, 2)}
     assert len(set(outputs)) == 1
+
+
+def test_a_drafter_on_the_targets_own_devices_takes_turns():
+    sampling = SAMPLINGS[1]
+    apart, shared = MeshConfig(target_tp=4), MeshConfig(target_tp=4, drafter_tp=2, drafter_shares=True)
+    with tiny_engine(mesh=apart) as engine:
+        alone = [result.tokens for result in engine.generate(list(PROMPTS), algorithm="non_si", sampling=sampling)]
+    with tiny_engine(mesh=shared) as engine:
+        assert set(engine.devices["drafter"]) < set(engine.devices["target_0"])
+        results = engine.generate(list(PROMPTS), algorithm="si", sampling=sampling, lookahead=3)
+        assert [result.tokens for result in results] == alone
+        assert sum(result.run.accepted_drafts for result in results) > 0
+        with pytest.raises(ValueError, match="algorithm=dsi drafts while it verifies"):
+            engine.generate([PROMPTS[0]], algorithm="dsi")
+        spans = sorted(results[1].trace.spans, key=lambda span: span.start_s)
+        assert all(one.end_s <= other.start_s for one, other in itertools.pairwise(spans))  # one queue for both
 
 
 @pytest.mark.parametrize("kind", ["ngram", "synthetic"])

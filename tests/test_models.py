@@ -17,7 +17,7 @@ from dsi_jax.models.config import ModelConfig, Rope, SlidingWindow
 from dsi_jax.models.kv_cache import init_cache, rollback
 from dsi_jax.models.parameters import parameter_count, parameter_shapes
 from dsi_jax.models.rope import frequencies
-from dsi_jax.models.transformer import full_forward, init_params
+from dsi_jax.models.transformer import Transformer, full_forward, init_params
 from tests.tiny import CONFIG, forward_of, full_logits, params_of, poisoned, reference_logits, slots_of
 
 W = CONFIG.verify_width
@@ -218,6 +218,22 @@ def test_poison_inside_the_length_does_show():
     _, cache = feed_chunks(CONFIG, TOKENS[:16], [W, W], W)
     late = poisoned(rollback(cache, jnp.array([15])))
     assert np.isnan(feed(CONFIG, late, TOKENS[16:20], W, start=16)[0]).all()
+
+
+def test_logits_of_one_row_are_those_of_all_rows_without_their_work():
+    """Two sequences, a row each; the head is not multiplied with the others."""
+    config = dataclasses.replace(CONFIG, vocab_size=4096)
+    params, tokens = params_of(config), np.stack([TOKENS[:W], TOKENS[W : 2 * W]])
+    cache, counts = init_cache(config, 2), np.full(2, W, np.int32)
+
+    def forward(row):
+        return Transformer(config).apply({"params": params}, tokens, cache, counts, row)[0]
+
+    rows = np.array([3, 0], np.int32)
+    one, every = jax.jit(forward), jax.jit(lambda: forward(None))
+    np.testing.assert_allclose(one(rows)[:, 0], every()[np.arange(2), rows], atol=1e-5)
+    saved = every.lower().cost_analysis()["flops"] - one.lower(rows).cost_analysis()["flops"]
+    assert saved > 0.9 * 2 * 2 * (W - 1) * config.vocab_size * config.width
 
 
 def test_a_padded_window_at_the_last_position_leaves_earlier_slots_alone():

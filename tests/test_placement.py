@@ -56,6 +56,15 @@ def test_carve_takes_the_devices_it_is_given():
     assert [mesh.devices.item() for mesh in meshes.values()] == devices
 
 
+def test_a_drafter_that_shares_stands_on_the_first_targets_devices():
+    config = MeshConfig(sp_degree=2, target_tp=4, drafter_tp=2, drafter_shares=True)
+    meshes = {server: [device.id for device in mesh.devices.flat] for server, mesh in carve(config).items()}
+    assert meshes == {"drafter": [0, 1], "target_0": [0, 1, 2, 3], "target_1": [4, 5, 6, 7]}
+    assert config.devices == 8
+    with pytest.raises(ValueError, match="drafter_tp=3 must be at most the 2 devices"):
+        MeshConfig(target_tp=2, drafter_tp=3, drafter_shares=True)
+
+
 def test_carve_refuses_more_than_there_is_with_the_arithmetic():
     with pytest.raises(ValueError, match=r"sp_degree=4 targets x target_tp=2 \+ drafter_tp=1 = 9 .* there are 8"):
         carve(MeshConfig(sp_degree=4, target_tp=2))

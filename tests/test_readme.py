@@ -67,11 +67,17 @@ COSTLY = {
     "generate --config=configs/smollm2.py": "loads 98 MB; tests/test_shipped_models.py runs the card",
     "generate --config=configs/two_directories.py": "needs models of the reader's",
     "convert --source=/models/target": "needs a model of the reader's; tests/test_convert.py converts others",
+    "measure --config": "minutes; tests/test_measuring.py runs it at a small size",
     "benchmark": "minutes",
     "benchmark_simulation": "minutes",
     "benchmark_smollm2": "minutes, and needs torch",
     "reproduce": "minutes; the tests of the paper's package run every artifact at a small size",
     "simulate": "tests/test_launch.py runs it",
+    "plan": "tests/test_plan.py runs it",
+    "benchmark_planner": "minutes",
+    "sweep": "tests/test_sweeps.py runs it",
+    "compile_for": "needs libtpu; tests/test_aot.py runs it as far as it goes without",
+    "tpu_check": "needs libtpu, and minutes",
     "write_docs": "writes to docs/; its pages are compared below",
 }
 
@@ -144,7 +150,7 @@ def test_a_command_runs(text, desk, monkeypatch, capsys):
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     wanted = {
-        target for text in PAGES.values() for target in re.findall(r"(?:^|`)make (\w+)", text, flags=re.MULTILINE)
+        target for text in PAGES.values() for target in re.findall(r"(?:^|`)make ([\w-]+)", text, flags=re.MULTILINE)
     }
     assert {"demo", "test"} <= wanted
     assert [target for target in wanted if f"\n{target}:" not in makefile] == []
@@ -155,7 +161,7 @@ def test_make_targets_exist():
 
 def test_files_exist():
     text = "\n".join(PAGES.values())
-    named = set(re.findall(r"\b(?:dsi_jax|launch|configs|colab|tests|docs)/[\w./]*\w", text))
+    named = set(re.findall(r"\b(?:dsi_jax|launch|configs|colab|tests|docs)/[\w./-]*\w", text))
     named |= {f"tests/{name}.py" for name in re.findall(r"`(test_\w+)`", text)}
     linked = {page: re.findall(r"\]\((?!http)([^)#]+)\)", text) for page, text in PAGES.items()}
     named |= {(Path(page).parent / link).as_posix() for page, links in linked.items() for link in links}
@@ -203,7 +209,7 @@ def first_cells(tables: str) -> set[str]:
 
 def test_every_field_of_a_run_is_explained():
     page = PAGES["docs/reports.md"]
-    table = page[page.index("| field of a run |") : page.index("## timeline.png")]
+    table = page[page.index("| field of a run |") : page.index("## Where the time went")]
     assert first_cells(table) == {field.name for field in dataclasses.fields(Run)}
 
 

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from dsi_jax.telemetry import report
+from dsi_jax.telemetry.equal_devices import equal_devices
 from tests.runs import DEVICES, DSI, NON_SI, measure
 
 REQUIRED = [
@@ -37,9 +38,11 @@ REQUIRED = [
 
 def test_report_has_every_required_key(tmp_path):
     path = tmp_path / "new" / "report.json"
-    report.write_report(path, [measure(DSI), measure(NON_SI)], report.environment(note="n"))
+    pair = [measure(DSI), measure(NON_SI)]
+    report.write_report(path, pair, report.environment(note="n"), equal=equal_devices(pair))
     written = json.loads(path.read_text(encoding="utf-8"))
-    assert list(written) == ["identical", "exact", "environment", "runs"] and written["identical"] is True
+    assert list(written) == ["identical", "exact", "environment", "equal_devices", "runs"]
+    assert written["identical"] is True and written["equal_devices"][0]["others"][1]["source"] == "not known"
     assert written["exact"] == "yes"
     for run in written["runs"]:
         assert list(run)[: len(REQUIRED)] == REQUIRED

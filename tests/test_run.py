@@ -7,6 +7,8 @@ import pytest
 from dsi_jax.base import DRAFTER, Commit, Failed, Plan, Request, Span, Trace, WorkerError, target
 from dsi_jax.policies import POLICIES, SI
 from dsi_jax.telemetry import run as run_lib
+from dsi_jax.telemetry.budget import Budget, budget
+from dsi_jax.telemetry.utilisation import utilisation
 from tests.runs import DSI, NON_SI, measure
 
 
@@ -31,6 +33,35 @@ def test_times_of_a_dsi_run():
     assert run.host_us_per_token == pytest.approx(100)
     assert run.host_us_per_rejection == pytest.approx(200)
     assert run.wall_over_ideal == pytest.approx(0.0702 / 0.0675)
+
+
+def test_chips_and_how_busy_their_servers_were():
+    run = measure(DSI, devices={DRAFTER: ("host",), target(0): ("cpu:1", "cpu:2"), target(1): ("cpu:3", "cpu:4")})
+    assert run.chips == 4 and run.tokens_per_s_per_chip == pytest.approx(6 / 0.0702 / 4)
+    assert run.utilisation == pytest.approx(
+        {DRAFTER: 0.030 / 0.0702, target(0): 0.0498 / 0.0702, target(1): 0.045 / 0.0702}
+    )
+    shared = {DRAFTER: ("cpu:0", "cpu:1"), target(0): ("cpu:0", "cpu:1"), target(1): ("cpu:2",)}
+    assert measure(DSI, devices=shared).chips == 3
+    on_host = measure(NON_SI, devices={target(0): ("host",)})
+    assert on_host.chips == 0 and on_host.tokens_per_s_per_chip is None
+
+
+def test_a_server_is_not_busier_than_always_and_not_after_the_end():
+    ahead = [Span(target(0), "verify", 0.01 * i, 0.01 * i + 0.05, 0, i, i + 1) for i in range(8)]  # launched ahead
+    trace = dataclasses.replace(NON_SI, spans=tuple(ahead), wall_s=0.1)
+    assert utilisation(trace) == pytest.approx({target(0): 1.0})  # 0 .. 0.12, of which 0.02 are after the end
+    assert utilisation([trace, trace], 0.4) == pytest.approx({target(0): 0.6})
+
+
+def test_a_budget_adds_up_to_the_wall_time():
+    found = budget(0.0702, 0.050, 0.055, None, 0.066)
+    assert found == Budget(0.050, pytest.approx(0.005), None, pytest.approx(0.011), pytest.approx(0.0042)) and measure(
+        DSI, budget=found
+    ).budget.wall_s == pytest.approx(0.0702, abs=1e-15)
+    with_links = budget(0.0702, 0.050, 0.055, 0.058, 0.066)
+    assert (with_links.transfer_s, with_links.width_s) == pytest.approx((0.003, 0.008))
+    assert with_links.wall_s == pytest.approx(0.0702, abs=1e-15)
 
 
 def test_facts_of_a_run():
@@ -75,6 +106,7 @@ def test_restart_is_measured_on_idle_servers_only():
     ("trace", "changes", "message"),
     [
         (dataclasses.replace(DSI, commits=()), {}, "no commits"),
+        (DSI, {"budget": budget(0.07, 0.05, 0.06, None, 0.065)}, "adds up to 0.07 s, and the run took 0.0702"),
         (dataclasses.replace(DSI, commits=DSI.commits[1:]), {}, "starts at 4 where 2 is next"),
         (
             dataclasses.replace(NON_SI, commits=(Commit(0.1, 2, (9,) * 7, 0, False),)),

@@ -3,6 +3,8 @@
 import dataclasses
 
 from dsi_jax.policies import POLICIES
+from dsi_jax.telemetry.budget import budget
+from dsi_jax.telemetry.budget_table import budget_table
 from dsi_jax.telemetry.table import table
 from tests.runs import DSI, NON_SI, measure
 
@@ -23,7 +25,7 @@ def test_table_shows_rates_counts_and_speedups():
     assert text.splitlines()[-1] == "identical: yes"
     assert row(text, "dsi") == {
         "algorithm": "dsi", "backend": "paced", "devices": "3",
-        "tokens/s": "85.5", "range": "-", "TTFT ms": "30.1", "TPOT ms": "8.00",
+        "tokens/s": "85.5", "range": "-", "per device": "28.5", "busy": "59%", "TTFT ms": "30.1", "TPOT ms": "8.00",
         "acceptance": "0.75", "mean accepted": "1.00", "target fwd": "5", "drafter fwd": "5", "wasted fwd": "1",
         "vs non-SI": "1.71x", "vs SI": "-",
     }  # fmt: skip
@@ -88,3 +90,16 @@ def test_a_policy_registered_from_outside_gets_its_column(monkeypatch):
     monkeypatch.setitem(POLICIES, "mine", mine)
     header = table([measure(NON_SI)]).splitlines()[1]
     assert header.split("  ")[-1].strip() == "vs DSI"
+
+
+def test_parts_of_the_wall_time_stand_below_each_other_and_add_up():
+    assert budget_table([measure(DSI)]) == ""
+    plain = measure(NON_SI, budget=budget(0.12, 0.1, 0.1, None, 0.115))
+    other = dataclasses.replace(plain, prompt="twice")
+    dsi = measure(DSI, budget=budget(0.0702, 0.05, 0.055, None, 0.054))
+    lines = budget_table([plain, other, dsi]).splitlines()
+    assert [line.split("  ")[0] for line in lines[:3]] == ["where the time went, ms", "non-SI, paced", "DSI, paced"]
+    assert lines[0].split()[5:] == ["wall", "=", "ideal", "stale", "work", "transfer", "width", "host"]
+    assert lines[1].split()[2:] == ["240.0", "200.0", "0.0", "-", "30.0", "10.0"]
+    assert lines[2].split()[2:] == ["70.2", "50.0", "5.0", "-", "-1.0", "16.2"]
+    assert lines[3].startswith("below zero (width): the replay without this cost took longer") and len(lines) == 4

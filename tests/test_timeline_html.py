@@ -8,6 +8,7 @@ import pytest
 from dsi_jax.base import Blocks
 from dsi_jax.policies import POLICIES
 from dsi_jax.simulation.setting import Setting, virtual_run
+from dsi_jax.telemetry.budget import budget
 from dsi_jax.telemetry.style import FILL, REJECTION
 from dsi_jax.telemetry.timeline_html import Panel, page_data, timeline_html, write_timeline_html
 from tests import browser, runs
@@ -185,6 +186,19 @@ def test_dragging_moves_and_the_strip_zooms(fitted):
     fitted.mouse("mouseMoved", left + half, y, buttons=1)
     fitted.mouse("mouseReleased", left + half, y)
     assert view(fitted) == pytest.approx((0, 400), abs=1)
+
+
+def test_parts_of_the_wall_time_stand_as_a_bar_and_in_words(tmp_path):
+    dsi = Panel(runs.DSI, None, budget(0.0702, 0.050, 0.052, None, 0.050))
+    with browser.opened(timeline_html([dsi, Panel(runs.NON_SI)]), tmp_path) as page:
+        assert page.run("return [...document.querySelectorAll('.parts')].map((e) => e.textContent)") == [
+            "wall 70.2 ms = ideal 50.0 + stale work 2.0 + transfer (hidden) + width -2.0 + host 20.2"
+        ]
+        pieces = "return [...document.querySelectorAll('.budget b')].map((e) => [e.title.split(':')[0], e.offsetWidth])"
+        (ideal, one), (stale, two), (host, three) = page.run(pieces)
+        assert (ideal, stale, host) == ("ideal", "stale work", "host")
+        assert one / three == pytest.approx(50 / 20.2, rel=0.05) and two / one == pytest.approx(2 / 50, rel=0.1)
+        assert page.run("return errors") == []
 
 
 def test_keys_zoom_and_move(fitted):

@@ -33,7 +33,7 @@ class Gated(OracleServer):
 def gated():
     """A drafter's worker whose first draft is under way, with another one queued."""
     server, answers = Gated(), Mailbox()
-    worker = Worker(DRAFTER, server, answers, time.perf_counter)
+    worker = Worker({DRAFTER: server}, answers, time.perf_counter)
     worker.submit(0, Prefill(DRAFTER, 0, REQUEST, (1, 2)))
     worker.submit(0, Draft(DRAFTER, 1, 0, 0, 2, (3,), 1))
     worker.submit(0, Draft(DRAFTER, 2, 0, 0, 4, (), 1))
@@ -165,7 +165,7 @@ def test_nothing_else_waits_for_a_queue_with_a_deadline():
 def test_the_server_has_the_last_word_on_unknown_requests():
     """A draft of a request that was never begun reaches the server, whose refusal becomes an event."""
     answers = Mailbox()
-    worker = Worker(target(0), OracleServer(HashOracle(1.0)), answers, time.perf_counter)
+    worker = Worker({target(0): OracleServer(HashOracle(1.0))}, answers, time.perf_counter)
     worker.submit(0, Digest(target(0), 5, 9, 0, (1,)))
     failed = answers.get(5).event
     assert (failed.server, failed.job, failed.request, failed.kind) == (target(0), 5, 9, "KeyError")

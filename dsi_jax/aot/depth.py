@@ -52,19 +52,39 @@ def deepen(low: ProgramFacts, high: ProgramFacts, layers: int) -> ProgramFacts:
     return dataclasses.replace(
         high,
         layers=(begin, end),
-        collectives=_line_of_collectives(low.collectives, high.collectives, line),
+        collectives=_counts(line, low.collectives, high.collectives),
         **{name: line(getattr(low, name), getattr(high, name)) for name in LINEAR},
         **{name: _union(getattr(low, name), getattr(high, name)) for name in ("unaliased", "gathered", "host")},
     )
 
 
-def _line_of_collectives(
-    low: Iterable[Collective], high: Iterable[Collective], line: Callable[[int, int], int]
-) -> tuple[Collective, ...]:
-    first = {(one.kind, one.bytes): one.count for one in low}
-    second = {(one.kind, one.bytes): one.count for one in high}
-    counts = {key: max(line(first.get(key, 0), second.get(key, 0)), 0) for key in sorted(first | second)}
-    return tuple(Collective(*key, count) for key, count in counts.items() if count)
+def deepen_like(low: ProgramFacts, twin_low: ProgramFacts, twin: ProgramFacts) -> ProgramFacts:
+    """Continue one depth of a program by a twin with the same layers: what is not in the layers is all that differs.
+
+    Args:
+      low: the program, shallow.
+      twin_low: the twin at that depth.
+      twin: the twin at the model's own depth.
+    """
+
+    def beside(mine: float, theirs: float, deep: float) -> Any:
+        return deep + mine - theirs
+
+    return dataclasses.replace(
+        low,
+        layers=twin.layers,
+        collectives=_counts(beside, low.collectives, twin_low.collectives, twin.collectives),
+        **{name: beside(*(getattr(one, name) for one in (low, twin_low, twin))) for name in LINEAR},
+        **{name: _union(getattr(low, name), getattr(twin, name)) for name in ("unaliased", "gathered", "host")},
+    )
+
+
+def _counts(rule: Callable[..., int], *found: Iterable[Collective]) -> tuple[Collective, ...]:
+    """Apply a rule to how often each collective is run in each program."""
+    tables = [{(one.kind, one.bytes): one.count for one in collectives} for collectives in found]
+    keys = sorted(set().union(*tables))
+    counts = {key: rule(*(table.get(key, 0) for table in tables)) for key in keys}
+    return tuple(Collective(*key, count) for key, count in counts.items() if count > 0)
 
 
 def _union(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:

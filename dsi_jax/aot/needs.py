@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from dsi_jax.models.config import ModelConfig
-from dsi_jax.models.parameters import parameter_shapes
+from dsi_jax.models.parameters import BLOCK, parameter_shapes
 from dsi_jax.models.transformer import Transformer
 from dsi_jax.programs.model import param_shardings
 from dsi_jax.runtime.memory import cache_per_device
@@ -24,11 +24,11 @@ class Needs:
     weights: int
     cache: int  # of one sequence, all its slots
     lookups: int  # of the weights, those that are read by rows: tables, but for one that is the head too
-    head: int  # of the weights, the matrix that makes logits
+    beyond: int  # of the weights, what only logits need: the head, and of the last layer all but keys and values
 
     def of(self, has_logits: bool) -> int:
         """What a forward has to read."""
-        return self.weights + self.cache - self.lookups - (0 if has_logits else self.head)
+        return self.weights + self.cache - self.lookups - (0 if has_logits else self.beyond)
 
 
 def needs(config: ModelConfig, mesh: Mesh) -> Needs:
@@ -42,7 +42,10 @@ def needs(config: ModelConfig, mesh: Mesh) -> Needs:
     tables = {name: sizes.get(name, 0) for name in (*LOOKED_UP, "head")}
     head = tables["embedding"] if config.tied_head else tables["head"]
     lookups = tables["positions"] + (0 if config.tied_head else tables["embedding"])
-    return Needs(sum(jax.tree.leaves(sizes)), cache_per_device(config, mesh), lookups, head)
+    last = sizes[BLOCK.format(layer=config.layers - 1)]
+    kept = [last["attention"][name] for name in last["attention"] if name.startswith(("k", "v"))]
+    beyond = head + sum(jax.tree.leaves(last)) - sum(jax.tree.leaves([kept, last["attention_norm"]]))
+    return Needs(sum(jax.tree.leaves(sizes)), cache_per_device(config, mesh), lookups, beyond)
 
 
 def _shard_bytes(leaf: Any, sharding: Any) -> int:

@@ -1,7 +1,7 @@
 """All programs of one server compiled, at the model's own depth or worked out from two shallow ones."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 import jax
 from jax.sharding import Mesh
@@ -51,33 +51,22 @@ def names(server: Server) -> list[str]:
     return [call.name for call in server.calls(1)]
 
 
-def survey(server: Server, name: str, layers: Sequence[int] | None = None) -> ProgramFacts | Refused:
+def survey(server: Server, name: str, layers: int | None = None) -> ProgramFacts | Refused:
     """Compile one program of a server.
 
     Args:
       server: it need not be there.
       name: of the program, as `lower.Call` has it.
-      layers: depths to compile, one or two; None: the model's own.
+      layers: the model's first ones alone; None: all.
     """
-    depths = tuple(layers or (server.config.layers,))
+    layers = layers or server.config.layers
+    shallow = depth.shallow(server.config, layers)
     try:
-        found = [_compile(server, name, one) for one in depths]
+        return compile_call(call_of(server, name, layers), server.mesh, needs(shallow, server.mesh))
     except jax.errors.JaxRuntimeError as error:
         return Refused(server.role, name, server.mesh.size, " ".join(str(error).split())[:300])
-    if len(found) == 1 or found[0].program is None:
-        return found[0]
-    return depth.deepen(*found, server.config.layers)
 
 
-def _compile(server: Server, name: str, layers: int) -> ProgramFacts:
-    call = next(call for call in server.calls(layers) if call.name == name)
-    return compile_call(call, server.mesh, needs(depth.shallow(server.config, layers), server.mesh))
-
-
-def compile_server(server: Server, tell: Callable[[str], None] = lambda name: None) -> list[ProgramFacts | Refused]:
-    """Compile every program of a server at the model's own depth; `tell` is given each one's name beforehand."""
-    found = []
-    for name in names(server):
-        tell(name)
-        found.append(survey(server, name))
-    return found
+def call_of(server: Server, name: str, layers: int) -> Call:
+    """One program of a server with the model's first layers alone."""
+    return next(call for call in server.calls(layers) if call.name == name)

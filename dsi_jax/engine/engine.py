@@ -17,6 +17,7 @@ from dsi_jax.control import loop
 from dsi_jax.control.record import Task
 from dsi_jax.drafters import Drafter
 from dsi_jax.engine.acceptance import SeenAcceptance
+from dsi_jax.engine.budgets import budget_of, ideal_s, replay_runs
 from dsi_jax.engine.pair import Own, open_pair
 from dsi_jax.engine.plans import make_plan
 from dsi_jax.engine.requests import Asked, Border, NoText, Prompt, StopStrings, as_prompts, is_integer
@@ -29,7 +30,7 @@ from dsi_jax.runtime.backends import BACKENDS
 from dsi_jax.runtime.backends.paced import PacedBackend
 from dsi_jax.runtime.warm_up import WarmedUp, warm_up
 from dsi_jax.simulation.latencies import Latencies
-from dsi_jax.simulation.replay import ideal_traces
+from dsi_jax.simulation.steps import Steps
 from dsi_jax.telemetry.run import measure
 
 CLOSED = "the engine is closed; make a new one"
@@ -88,15 +89,15 @@ class Engine:
         self._border = Border(config, pair)
         self.tokenizer, self.model_config, self.max_length = pair.tokenizer, pair.target.config, pair.max_length
         made = make_servers(config, pair, devices)
-        self.devices, self._drafter = made.devices, made.drafter
+        self.devices, self._drafter, self._shares = made.devices, made.drafter, bool(made.together)
         depth = 1 if jax.devices()[0].platform == "cpu" else 2
-        self._backend = BACKENDS[config.backend](made.servers, depth=depth)
+        self._backend = BACKENDS[config.backend](made.servers, depth=depth, together=made.together)
         self._finalizer = weakref.finalize(self, self._backend.close)
         self._lock, self._turn = threading.Lock(), weakref.ref(_Turn())
         self._ids = itertools.count()
         self._seen = SeenAcceptance()
         self._continuations: dict[Request, tuple[int, ...]] = {}
-        self.measured, self.exactness = self._warm_up(made.servers)
+        self.measured, self.exactness, self._hop_s = self._warm_up(made.servers)
 
     # ------------------------------------------------------------------------------------------------- generating
 
@@ -120,7 +121,7 @@ class Engine:
           ValueError: an impossible request, with the value and the remedy.
           WorkerError: a server failed; its exception is the cause, `results` holds what there is of every prompt.
         """
-        served = self._serve(prompts, algorithm, on_text, with_ideals=True, **options)
+        served = self._serve(prompts, algorithm, on_text, with_replays=True, **options)
         results = sorted(served, key=lambda result: result.index)
         for result in results:
             if result.error:
@@ -184,9 +185,8 @@ class Engine:
         forecast = self._forecast(latencies, sampling, acceptance)
         lookahead = self._border.lookahead(lookahead)
         drafts, links = self._drafter.burst, latencies.links if latencies else ONE_HOST
-        return make_plan(
-            self.config, self.model_config, find_policy(algorithm), lookahead, forecast, drafts, concurrency, links
-        )
+        policy = self._check_turns(find_policy(algorithm))
+        return make_plan(self.config, self.model_config, policy, lookahead, forecast, drafts, concurrency, links)
 
     def close(self) -> None:
         """Stop the servers; a run that is under way ends with an error."""
@@ -206,7 +206,7 @@ class Engine:
         algorithm: Policy | str | None,
         on_text: OnText | None,
         *,
-        with_ideals: bool = False,
+        with_replays: bool = False,
         concurrency: int = 1,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
@@ -220,7 +220,7 @@ class Engine:
         concurrency = self._check_concurrency(concurrency, on_text)
         if latencies is not None and not isinstance(latencies, Latencies):
             raise ValueError(f"latencies={latencies!r} must be Latencies(target_s, drafter_s)")
-        policy = find_policy(self.config.algorithm if algorithm is None else algorithm)
+        policy = self._check_turns(find_policy(self.config.algorithm if algorithm is None else algorithm))
         lookahead = self._border.lookahead(lookahead)
         jobs = [  # all prompts are checked before the first one is run
             _Job(
@@ -242,7 +242,9 @@ class Engine:
             plan = self.plan(
                 policy, lookahead, latencies, sampling=sampling, acceptance=acceptance, concurrency=concurrency
             )
-            return self._run(plan, jobs, latencies, on_text, with_ideals or concurrency == 1)
+            return self._run(
+                plan, jobs, latencies, on_text, with_replays or (latencies is not None and concurrency == 1)
+            )
 
         # one at a time, every prompt has a plan of its own, which knows the acceptance of those before it
         batches = [jobs] if concurrency > 1 else [[job] for job in jobs]
@@ -269,9 +271,9 @@ class Engine:
         jobs: list[_Job],
         latencies: Latencies | None,
         on_text: OnText | None,
-        with_ideals: bool,
+        with_replays: bool,
     ) -> Iterator[Result]:
-        """Run prompts under one plan; yields the results as they are complete, or with their ideals at the end."""
+        """Run prompts under one plan; yields the results as they are complete, or with their replays at the end."""
         self._backend.drain()  # an interrupt may have left answers of the last call behind
         if plan.policy.drafts and self._drafter.rehearse:
             self._rehearse(jobs)
@@ -283,13 +285,14 @@ class Engine:
         by_id = {job.request.id: job for job in jobs}
         tasks = [Task(job.request, job.words, self._on_commit(job, on_text)) for job in jobs]
         traces = loop.serve(plan, tasks, backend)
-        ideals: dict[int, float] = {}
-        if latencies and with_ideals:  # the ideal of one needs the outcomes of all
+        replays: dict[int, Steps] = {}
+        if with_replays:  # that of one needs the outcomes of all
             traces = list(traces)
-            ideals = self._ideals(traces, jobs, plan, latencies)
+            requests, silent = [job.request for job in jobs], self._drafter.may_be_silent
+            replays = replay_runs(traces, requests, plan, latencies, self.measured, self._hop_s, silent)
         for trace in traces:
             job = by_id[trace.request]
-            yield self._result(trace, job, plan, compilations.count, ideals.get(trace.request), on_text)
+            yield self._result(trace, job, plan, compilations.count, replays.get(trace.request), on_text)
 
     def _on_commit(self, job: _Job, on_text: OnText | None):
         if on_text is None:
@@ -302,16 +305,8 @@ class Engine:
 
         return on_commit
 
-    def _ideals(self, traces: list[Trace], jobs: list[_Job], plan: Plan, latencies: Latencies) -> dict[int, float]:
-        """Seconds that every run takes in virtual time; none if one of them failed."""
-        if any(trace.error for trace in traces):
-            return {}
-        requests = [job.request for job in jobs]
-        ideal = ideal_traces(traces, requests, plan, latencies, self._drafter.may_be_silent)
-        return {trace.request: trace.wall_s for trace in ideal}
-
     def _result(
-        self, trace: Trace, job: _Job, plan: Plan, compiled: int, ideal_s: float | None, on_text: OnText | None
+        self, trace: Trace, job: _Job, plan: Plan, compiled: int, replayed: Steps | None, on_text: OnText | None
     ) -> Result:
         text = job.words.finish()
         if on_text and (piece := job.words.take()):
@@ -324,7 +319,8 @@ class Engine:
             text=text,
             devices={server: self.devices[server] for server in trace.servers},
             compilations_after_warmup=compiled,
-            ideal_s=ideal_s,
+            ideal_s=ideal_s(replayed) if trace.clock == "paced" else None,
+            budget=budget_of(trace, replayed),
             mode=self.config.mode,
         )
         self._seen.saw(job.request.sampling, run)
@@ -344,6 +340,14 @@ class Engine:
     def _check_open(self) -> None:
         if not self._finalizer.alive:
             raise RuntimeError(CLOSED)
+
+    def _check_turns(self, policy: Policy) -> Policy:
+        if self._shares and policy.drafts and not policy.in_turn:
+            raise ValueError(
+                f"algorithm={policy.name} drafts while it verifies, and with mesh.drafter_shares=True both would "
+                "want the same devices; choose si or non_si, or set mesh.drafter_shares=False"
+            )
+        return policy
 
     def _check_concurrency(self, concurrency: int, on_text: OnText | None = None) -> int:
         if on_text is not None and not callable(on_text):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from dsi_jax.base import DRAFTER
+from dsi_jax.base import DRAFTER, target
 from dsi_jax.config import Config
 from dsi_jax.drafters import Context, Drafter
 from dsi_jax.engine.pair import Pair, Side, mesh_of
@@ -24,6 +24,7 @@ class Servers:
     servers: Mapping[str, Any]
     devices: Mapping[str, tuple[str, ...]]  # names of the devices of each; "host": none
     drafter: Drafter
+    together: tuple[str, ...] = ()  # servers that share devices
 
 
 def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | None = None) -> Servers:
@@ -44,7 +45,8 @@ def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | Non
         shelf = draft_server.shelf
         servers[server] = TargetServer(model, config.verification, fast=fast, slots=slots, shelf=shelf)
     names = {server: tuple(map(str, mesh.devices.flat)) for server, mesh in meshes.items()}
-    return Servers(servers, {DRAFTER: ("host",), **names}, drafter)
+    together = (DRAFTER, target(0)) if config.mesh.drafter_shares and DRAFTER in meshes else ()
+    return Servers(servers, {DRAFTER: ("host",), **names}, drafter, together)
 
 
 def _check_memory(pair: Pair, meshes: Mapping[str, Mesh], caches: int) -> None:

@@ -36,6 +36,8 @@ class Choice:
     def __post_init__(self) -> None:
         if unknown := [part for part in self.parts if part not in PARTS]:
             raise ValueError(f"parts={unknown[0]} is not known; choose from {', '.join(PARTS)}")
+        if not self.parts:
+            raise ValueError(f"parts is empty; choose from {', '.join(PARTS)}")
 
     def tps(self, role: str) -> tuple[int, ...] | None:
         return self.target_tps if role == "target" else self.drafter_tps

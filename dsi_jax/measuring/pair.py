@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from dsi_jax.checkpoints.open import ModelSource, open_source
+from dsi_jax.checkpoints.open import ModelSource
+from dsi_jax.checkpoints.shapes import open_shapes
 from dsi_jax.config import Config
 from dsi_jax.drafters import find_kind
 from dsi_jax.engine.pair import Pair, open_pair
@@ -37,4 +38,4 @@ def open_measured(config: Config, weights: str = "checkpoint", progress: bool = 
 
 
 def _shapes(source: ModelSource) -> ModelConfig:
-    return open_source(source).config
+    return open_shapes(source).config

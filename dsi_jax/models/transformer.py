@@ -16,7 +16,9 @@ class Transformer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, cache: KVCache, counts: jax.Array) -> tuple[jax.Array, KVCache]:
+    def __call__(
+        self, tokens: jax.Array, cache: KVCache, counts: jax.Array, row: jax.Array | None = None
+    ) -> tuple[jax.Array, KVCache]:
         """Feed a window of tokens that continues the cached sequence.
 
         Every row of the window is computed whatever `counts` says (fixed shapes), so logits of rows at and
@@ -26,9 +28,11 @@ class Transformer(nn.Module):
           tokens: int32[B, T], padded at the end.
           cache: of the tokens before the window.
           counts: int32[B], valid tokens of each row.
+          row: int32[B], the one row of each window whose logits are wanted; None: all rows.
 
         Returns:
-          Logits float32[B, T, V] (row t predicts the token after `tokens[:, t]`) and the longer cache.
+          Logits float32[B, T, V] (row t predicts the token after `tokens[:, t]`), T = 1 if one row is wanted, and the
+          longer cache.
         """
         c = self.config
         init, shape = _init("vocab", "embed", fan_in=c.width), (c.vocab_size, c.width)
@@ -47,6 +51,8 @@ class Transformer(nn.Module):
             x, k, v = block(x, cache.keys[layer], cache.values[layer], positions)
             keys.append(k)
             values.append(v)
+        if row is not None:
+            x = jnp.take_along_axis(x, row[:, None, None], axis=1)
         x = Norm(c.norm, c.norm_eps, name="final_norm")(x)
         head = table if c.tied_head else self.param("head", init, shape, c.dtype)
         logits = matmul(x, head, "btd,vd->btv", jnp.float32)

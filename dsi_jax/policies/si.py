@@ -27,4 +27,4 @@ def auto(forecast: Forecast, sp_degree: int, longest: int) -> Blocks:
     return Blocks(0, best_si_lookahead(forecast, longest))
 
 
-SI = Policy("si", "SI", "draft, then verify, in turn", schedule, auto, targets=lambda sp_degree: 1)
+SI = Policy("si", "SI", "draft, then verify, in turn", schedule, auto, targets=lambda sp_degree: 1, in_turn=True)

@@ -43,8 +43,8 @@ def draft_programs(model: Model, verification: Verification, token_ids: int) -> 
         position = cache.length + count
         if token_ids > config.vocab_size:
             tokens = jnp.where(tokens < config.vocab_size, tokens, 0)
-        logits, cache = module.apply({"params": params}, tokens[None, :], cache, count[None])
-        last = jax.lax.dynamic_slice_in_dim(logits[0], count - 1, 1)
+        logits, cache = module.apply({"params": params}, tokens[None, :], cache, count[None], count[None] - 1)
+        last = logits[0]
         wide = widen(last, token_ids)
         token = jnp.where(is_finite(last, count), draw(wide, position, knobs, role), NOT_FINITE)[0]
         return cache, token, probabilities(wide, knobs)[0] if role == Role.DRAFT else None

@@ -1,10 +1,13 @@
-"""A worker: one thread that feeds one server from a queue. It decides nothing, and its failures become events."""
+"""A worker: one thread that feeds a server from a queue, or all servers on the same devices.
+
+It decides nothing, and its failures become events.
+"""
 
 import collections
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from dsi_jax.base import FOREVER, Draft, Event, Failed, Job, Prefill
@@ -59,7 +62,7 @@ class _Launched(NamedTuple):
 
 
 class Worker:
-    """Runs the jobs of one server in order, on a thread of its own.
+    """Runs jobs in order, on a thread of its own: those of one server, or of all that share its devices.
 
     A small program on a CPU device runs inside the thread that calls it, so every server needs one; XLA releases the
     GIL meanwhile. On accelerators `depth` jobs are launched ahead, so that the device never waits for the host.
@@ -68,9 +71,9 @@ class Worker:
     between any two of its steps, leaves no count wrong: whether a worker is done is told by the worker alone.
     """
 
-    def __init__(self, name: str, server: Server, answers: Mailbox, clock: Callable[[], float], depth: int = 1):
-        self.name = name
-        self._server = server
+    def __init__(self, servers: Mapping[str, Server], answers: Mailbox, clock: Callable[[], float], depth: int = 1):
+        self.name = ", ".join(servers)
+        self._servers = servers
         self._answers = answers
         self._clock = clock
         self._depth = depth
@@ -78,7 +81,7 @@ class Worker:
         self._drafts: dict[int, _Drafts] = {}  # by request; written by the controller's thread only
         self._queue: queue.SimpleQueue[_Task | Flushed | None] = queue.SimpleQueue()
         self._taken = self._done = 0  # entries of the queue; written by the worker's thread only
-        self._thread = threading.Thread(target=self._work, name=f"dsi-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"dsi-{self.name}", daemon=True)
         self._thread.start()
 
     @property
@@ -142,7 +145,7 @@ class Worker:
     def _launch(self, task: _Task) -> list[_Launched]:
         start_s = self._clock()
         try:
-            return [_Launched(task, start_s, self._server.launch(task.job))]
+            return [_Launched(task, start_s, self._servers[task.job.server].launch(task.job))]
         except BaseException as error:  # whatever it is, the controller must hear of it
             self._fail(task, error, start_s)
             return []
@@ -158,7 +161,7 @@ class Worker:
     def _fail(self, task: _Task, error: BaseException, start_s: float) -> None:
         job = task.job
         request = job.request.id if isinstance(job, Prefill) else job.request
-        failed = Failed(self.name, job.job, request, type(error).__name__, str(error), error)
+        failed = Failed(job.server, job.job, request, type(error).__name__, str(error), error)
         self._answer(Answer(task.run, job, failed, start_s, self._clock()))
 
     def _answer(self, answer: Answer | Flushed) -> None:

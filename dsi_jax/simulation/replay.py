@@ -1,13 +1,13 @@
 """The ideal of a wall-clock run: the same schedule and the same outcomes, in virtual time at the floor latencies."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dsi_jax.base import Plan, Request, StopCondition, Trace
 from dsi_jax.control.loop import serve
 from dsi_jax.control.record import Task
 from dsi_jax.simulation.latencies import Latencies
-from dsi_jax.simulation.oracles import RecordedOracle
+from dsi_jax.simulation.oracles import Oracle, RecordedOracle
 from dsi_jax.simulation.virtual import VirtualBackend
 
 
@@ -43,14 +43,30 @@ def ideal_traces(
     Returns:
       The virtual traces, in the order of `requests`.
     """
+    return replay(
+        traces,
+        requests,
+        plan,
+        lambda oracle: VirtualBackend(oracle, latencies.duration, latencies.links),
+        may_be_silent,
+    )
+
+
+def replay(
+    traces: Sequence[Trace],
+    requests: Iterable[Request],
+    plan: Plan,
+    make_backend: Callable[[Callable[[Request], Oracle]], VirtualBackend],
+    may_be_silent: bool = False,
+) -> list[Trace]:
+    """Run the same prompts with the same outcomes on another backend of virtual time; arguments as `ideal_traces`."""
     by_id = {trace.request: record_outcomes(trace, may_be_silent) for trace in traces}
     tasks = [
         Task(dataclasses.replace(request, eos_ids=frozenset()), _stop_after(len(by_id[request.id].tokens)))
         for request in requests
     ]
-    backend = VirtualBackend(lambda request: by_id[request.id], latencies.duration, latencies.links)
-    ideal = {trace.request: trace for trace in serve(plan, tasks, backend)}
-    return [ideal[task.request.id] for task in tasks]
+    found = {trace.request: trace for trace in serve(plan, tasks, make_backend(lambda request: by_id[request.id]))}
+    return [found[task.request.id] for task in tasks]
 
 
 def ideal_s(trace: Trace, plan: Plan, request: Request, latencies: Latencies, may_be_silent: bool = False) -> float:

@@ -49,6 +49,11 @@ class Timetable:
             self._drafts.append(booking)
         return booking
 
+    def set_free(self, server: str, time: float) -> None:
+        """Say anew when a server is done with all that was booked, where jobs were taken back."""
+        self._free[server] = time
+        self._drafts = collections.deque(one for one in self._drafts if one.job.server != server)
+
     def cancel(self, order: Cancel, now: float) -> tuple[list[Job], list[Booking]]:
         """Drop the drafts that a Cancel names and that have not started when it arrives, or start at that moment.
 

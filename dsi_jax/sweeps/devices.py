@@ -8,6 +8,7 @@ from dsi_jax.base import Sampling, WorkerError
 from dsi_jax.config import Config
 from dsi_jax.engine import Engine
 from dsi_jax.planning.lookahead import PRIOR_ACCEPTANCE
+from dsi_jax.policies import NON_SI
 from dsi_jax.sweeps.outcome import Outcome, outcome_of
 from dsi_jax.sweeps.task import Task
 
@@ -18,9 +19,8 @@ class NoEngineError(ValueError):
 
 def engine_config(config: Config) -> Config:
     """What an engine is made of: the same for points that differ only in what a call can be told."""
-    return dataclasses.replace(
-        config, lookahead="auto", sampling=Sampling(), max_new_tokens=1, stop=(), eos_ids=None, prompts=()
-    )
+    told = {"lookahead": "auto", "sampling": Sampling(), "max_new_tokens": 1, "stop": (), "eos_ids": None}
+    return dataclasses.replace(config, algorithm=NON_SI.name, prompts=(), **told)
 
 
 class DeviceRunner:

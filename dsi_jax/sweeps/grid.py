@@ -16,6 +16,7 @@ _NOT_SWEPT = {  # fields that something else decides about, and what
     "prompts": "--prompts=FILE",
     "sampling.seed": "--seeds",
     "backend": "--backend",
+    "algorithm": "--algorithm",
 }
 
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+from dsi_jax.base import ONE_HOST
 from dsi_jax.layouts.candidates import Layout
 from dsi_jax.layouts.costs import costs_of
 from dsi_jax.placement.mesh import MeshConfig
 from dsi_jax.policies import DSI
 from dsi_jax.profiles.profile import Profile
 from dsi_jax.simulation.latencies import Latencies
+from dsi_jax.simulation.links import links_of_remote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Pace:
     drafter_ms: float | None = None  # of a draft token; None: what the profile says
     jitter: float = 0.0  # every latency varies by this fraction, up and down
     prompt_tokens: int = 64  # with a profile: how long the caches are at the start
+    chips_per_host: int | None = None  # controller and drafter stand on the first host; None: one host has them all
+    link_us: float = 0.0  # microseconds of a message to another host, one way
 
     def __post_init__(self) -> None:
         for name in ("target_ms", "drafter_ms"):
@@ -26,8 +30,25 @@ class Pace:
                 raise ValueError(f"pace.{name}={value:g} must be a positive number of milliseconds")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"pace.jitter={self.jitter:g} must lie in [0, 1)")
-        if self.prompt_tokens < 1:
-            raise ValueError(f"pace.prompt_tokens={self.prompt_tokens} must be at least 1")
+        for name in ("prompt_tokens", "chips_per_host"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"pace.{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.link_us < float("inf"):
+            raise ValueError(f"pace.link_us={self.link_us:g} must be a number of microseconds of at least 0")
+
+    def remote_targets(self, mesh: MeshConfig) -> int:
+        """How many target servers stand on other hosts than the drafter.
+
+        Raises:
+          ValueError: a server has more chips than a host, which messages of every layer would have to cross.
+        """
+        if self.chips_per_host is None:
+            return 0
+        per_target = mesh.target_tp * mesh.target_fsdp
+        if max(per_target, mesh.drafter_tp) > self.chips_per_host:
+            largest = max(per_target, mesh.drafter_tp)
+            raise ValueError(f"a server of {largest} chips does not fit a host of {self.chips_per_host}; lower its tp")
+        return max(0, mesh.sp_degree - (self.chips_per_host - mesh.drafter_tp) // per_target)
 
 
 def latencies_of(
@@ -50,8 +71,9 @@ def latencies_of(
     if missing and profile is None:
         name = missing[0]
         raise ValueError(f"{name} is not known; give --{name}=..., --grid=pace.{name}=..., or --profile=FILE")
+    links = links_of_remote(mesh.sp_degree, pace.remote_targets(mesh), pace.link_us / 1e6) if pace.link_us else ONE_HOST
     if not missing:
-        return Latencies(pace.target_ms / 1e3, pace.drafter_ms / 1e3, pace.jitter)
+        return Latencies(pace.target_ms / 1e3, pace.drafter_ms / 1e3, pace.jitter, links=links)
     drafter_tp = mesh.drafter_tp if pace.drafter_ms is None else 0  # a profile need not know what is given
     layout = Layout(DSI.name, mesh.target_tp, mesh.sp_degree, drafter_tp)
     costs = costs_of(profile, layout, pace.prompt_tokens, new_tokens)
@@ -60,4 +82,5 @@ def latencies_of(
         costs.drafter_s if pace.drafter_ms is None else pace.drafter_ms / 1e3,
         pace.jitter,
         *((costs.target_prefill_s, costs.drafter_prefill_s) if prefill else ()),
+        links=links,
     )

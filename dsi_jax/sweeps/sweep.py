@@ -39,10 +39,12 @@ def part_by_devices(points: Sequence[Point], devices: int | None) -> tuple[list[
     Raises:
       ValueError: there are enough for none of them.
     """
-    if devices is None:
-        return list(points), []
-    fitting = [point for point in points if point.mesh.devices <= devices]
-    skipped = [Skipped(point, _too_few(point, devices)) for point in points if point.mesh.devices > devices]
+    fitting, skipped = [], []
+    for point in points:
+        if why := _why_not(point, devices):
+            skipped.append(Skipped(point, why))
+        else:
+            fitting.append(point)
     if not fitting:
         least = min(skipped, key=lambda one: one.point.mesh.devices)
         raise ValueError(
@@ -52,13 +54,19 @@ def part_by_devices(points: Sequence[Point], devices: int | None) -> tuple[list[
     return fitting, skipped
 
 
-def _too_few(point: Point, devices: int) -> str:
+def _why_not(point: Point, devices: int | None) -> str | None:
     mesh = point.mesh
-    return (
-        f"sp_degree={mesh.sp_degree} x target_tp={mesh.target_tp}"
-        f"{f' x target_fsdp={mesh.target_fsdp}' if mesh.target_fsdp > 1 else ''} + drafter_tp={mesh.drafter_tp} = "
-        f"{mesh.devices} devices, and there are {devices}"
-    )
+    if devices is not None and mesh.devices > devices:
+        return (
+            f"sp_degree={mesh.sp_degree} x target_tp={mesh.target_tp}"
+            f"{f' x target_fsdp={mesh.target_fsdp}' if mesh.target_fsdp > 1 else ''} + drafter_tp={mesh.drafter_tp} = "
+            f"{mesh.devices} devices, and there are {devices}"
+        )
+    try:
+        point.pace.remote_targets(mesh)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def check_points(points: Sequence[Point], prompts: Sequence[str]) -> None:

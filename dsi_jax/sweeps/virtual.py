@@ -23,7 +23,9 @@ def run(task: Task) -> Outcome:
     setting = setting_of(latencies, config.drafter.acceptance, config.mesh.sp_degree, config.max_new_tokens)
     blocks = blocks_of(setting, task.policy, _lookahead(point))
     # what a policy has no use for is taken out, so that a run that is the same at many points is played once
-    setting = dataclasses.replace(setting, sp_degree=task.policy.targets(setting.sp_degree))
+    targets = task.policy.targets(setting.sp_degree)
+    remote = sum(seconds > 0 for seconds in latencies.links.one_way_s[:targets])
+    setting = dataclasses.replace(setting, sp_degree=targets, remote_targets=remote)
     if not task.policy.drafts:
         setting = dataclasses.replace(setting, acceptance=0.0, drafter_ms=setting.target_ms, drafter_ttft_ms=None)
     found = _play(setting, task.policy, blocks, latencies.jitter, task.seed)
@@ -47,7 +49,8 @@ def setting_of(latencies: Latencies, acceptance: float, sp_degree: int, new_toke
     """What virtual time plays."""
     t, c = 1e3 * latencies.target_s, 1e3 * latencies.drafter_s
     ttft = t + 1e3 * latencies.target_prefill_s, c + 1e3 * latencies.drafter_prefill_s
-    return Setting(t, c, acceptance, sp_degree, new_tokens, *ttft)
+    far = [seconds for seconds in latencies.links.one_way_s if seconds]
+    return Setting(t, c, acceptance, sp_degree, new_tokens, *ttft, len(far), 1e3 * max(far, default=0.0))
 
 
 def chips_of(mesh: MeshConfig) -> dict[str, int]:

@@ -10,13 +10,18 @@ from typing import Any
 
 from dsi_jax.files import write_json
 from dsi_jax.telemetry.comparison import identical
+from dsi_jax.telemetry.equal_devices import EqualDevices
 from dsi_jax.telemetry.run import Run
 
 _PACKAGES = ("dsi-jax", "jax", "jaxlib", "flax")
 
 
 def write_report(
-    path: str | Path, runs: Iterable[Run], environment: Mapping[str, Any], rounding: str | None = ""
+    path: str | Path,
+    runs: Iterable[Run],
+    environment: Mapping[str, Any],
+    rounding: str | None = "",
+    equal: Iterable[EqualDevices] = (),
 ) -> None:
     """Write a report; an existing file is replaced in one step or not at all.
 
@@ -27,6 +32,7 @@ def write_report(
       path: of the file.
       runs, environment: what it tells.
       rounding: which servers round differently, in words; "": none does; None: it was not checked.
+      equal: speeds on equal devices.
     """
     runs = list(runs)
     same = identical(runs)
@@ -34,6 +40,7 @@ def write_report(
         "identical": None if same and rounding else same,
         "exact": {None: None, "": "yes"}.get(rounding, f"no, {rounding}"),
         "environment": dict(environment),
+        "equal_devices": [dataclasses.asdict(one) for one in equal],
         "runs": [dataclasses.asdict(run) for run in runs],
     }
     write_json(path, report, indent=2)

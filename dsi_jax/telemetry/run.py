@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsi_jax.base import Commit, Plan, Request, Span, Trace
+from dsi_jax.telemetry.budget import Budget
+from dsi_jax.telemetry.utilisation import utilisation
 
 MODES = ("exact", "fast")  # exact: one verify width for every algorithm; fast: non-SI may use a width-1 program
 _TICK_S = 1e-9  # times closer than this are one moment
@@ -62,6 +64,10 @@ class Run:
     busy_s: float  # summed over the jobs of all servers, those still running at the end included
     host_us_per_token: float | None  # time the controller spent deciding and submitting
     host_us_per_rejection: float | None  # see `restart_s`, mean; one sequence at a time only
+    chips: int  # devices of all servers that were used; those on the host have none
+    tokens_per_s_per_chip: float | None
+    utilisation: Mapping[str, float]  # server -> share of the wall time that it worked, void work included
+    budget: Budget | None  # parts of the wall time; None where the run was not replayed
 
     @property
     def case(self) -> tuple[Any, ...]:
@@ -82,6 +88,7 @@ def measure(
     devices: Mapping[str, Sequence[str]],
     compilations_after_warmup: int | None = None,
     ideal_s: float | None = None,
+    budget: Budget | None = None,
     mode: str = "exact",
 ) -> Run:
     """Measure one run.
@@ -93,13 +100,15 @@ def measure(
       devices: the names of each server's devices.
       compilations_after_warmup: programs compiled during the run; None where nothing is compiled.
       ideal_s: seconds the same run takes in virtual time; for a paced run only.
+      budget: how its wall time splits.
       mode: "exact" or "fast".
 
     Raises:
       ValueError: the trace does not fit the request or the plan, or an argument does not fit the trace.
     """
-    _check(trace, request, plan, ideal_s, mode)
+    _check(trace, request, plan, ideal_s, budget, mode)
     tokens = tuple(token for commit in trace.commits for token in commit.tokens)
+    chips = count_chips(devices)
     return Run(
         algorithm=trace.algorithm,
         label=trace.label,
@@ -120,6 +129,10 @@ def measure(
         verification=str(plan.verification),
         mode=mode,
         devices={server: tuple(names) for server, names in devices.items()},
+        chips=chips,
+        tokens_per_s_per_chip=len(tokens) / trace.wall_s / chips if chips else None,
+        utilisation=utilisation(trace),
+        budget=budget,
         ideal_s=ideal_s,
         wall_over_ideal=None if ideal_s is None else trace.wall_s / ideal_s,
         **dataclasses.asdict(request.sampling),
@@ -155,7 +168,12 @@ def restart_s(trace: Trace) -> list[float]:
     return waits
 
 
-def _check(trace: Trace, request: Request, plan: Plan, ideal_s: float | None, mode: str) -> None:
+def count_chips(devices: Mapping[str, Sequence[str]]) -> int:
+    """Count the devices of servers; a drafter on the host uses none."""
+    return len({name for names in devices.values() for name in names} - {"host"})
+
+
+def _check(trace: Trace, request: Request, plan: Plan, ideal_s: float | None, budget: Budget | None, mode: str) -> None:
     if trace.algorithm != plan.policy.name:
         raise ValueError(f"the trace is of {trace.algorithm}, the plan of {plan.policy.name}; give the run's own plan")
     if not trace.commits and not trace.error:
@@ -172,6 +190,8 @@ def _check(trace: Trace, request: Request, plan: Plan, ideal_s: float | None, mo
         raise ValueError(f"mode={mode!r} must be one of {', '.join(MODES)}")
     if ideal_s is not None and (trace.clock != "paced" or ideal_s <= 0):
         raise ValueError(f"ideal_s={ideal_s} on a {trace.clock} clock; give a positive time, for a paced run only")
+    if budget is not None and abs(budget.wall_s - trace.wall_s) > 1e-6 * trace.wall_s:
+        raise ValueError(f"the budget adds up to {budget.wall_s} s, and the run took {trace.wall_s}; give its own")
 
 
 def _times(trace: Trace, new_tokens: int) -> dict[str, Any]:

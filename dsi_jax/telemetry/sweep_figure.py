@@ -121,10 +121,10 @@ def _draw(axes: Axes, rows: Sequence[Row], field: str, value: str, named: bool =
     ends = []
     for name in drawing_order(names):
         mine = [row for row in rows if row["algorithm"] == name]
-        best = _best(mine, lambda row: places[str(row[field])], value)
+        best = _best(mine, lambda row: places[in_words(row[field])], value)
         line = lines_of(names)[name]
-        axes.plot([places[str(row[field])] for row in mine], [row[value] for row in mine], "o", color=line["color"],
-                  gid="cloud", **_CLOUD)  # fmt: skip
+        cloud = [places[in_words(row[field])] for row in mine], [row[value] for row in mine]
+        axes.plot(*cloud, "o", color=line["color"], gid="cloud", **_CLOUD)
         x = sorted(best)
         axes.plot(x, [best[place] for place in x], **line, marker="o", markersize=5, gid=f"best {name}", zorder=3)
         ends.append((best[x[-1]], x[-1], label_of(name), line["color"]))
@@ -148,10 +148,15 @@ def _best(rows: Sequence[Row], place_of: Callable[[Row], int], value: str) -> di
 
 
 def positions(values: Sequence[Any]) -> dict[str, int]:
-    """Places 0, 1, 2 .. of the values along an axis: numbers ascending, then words in the order they come."""
+    """Places 0, 1, 2 .. of the values along an axis, by their words: numbers ascending, then others as they come."""
     numbers = sorted({value for value in values if isinstance(value, int | float) and not isinstance(value, bool)})
-    words = dict.fromkeys(str(value) for value in values if value not in numbers)
-    return {str(value): index for index, value in enumerate([*numbers, *words])}
+    others = [value for value in values if value not in numbers]
+    return {words: index for index, words in enumerate(dict.fromkeys(map(in_words, [*numbers, *others])))}
+
+
+def in_words(value: Any) -> str:
+    """A value as an axis has it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _name_ends(axes: Axes, ends: Sequence[tuple[float, int, str, str]]) -> None:

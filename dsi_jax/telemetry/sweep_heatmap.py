@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsi_jax.policies import POLICIES
 from dsi_jax.telemetry.frame import WIDTH, heading, place
 from dsi_jax.telemetry.style import AXIS_FONT, INK, drawing_order, label_of, plain, save, title
-from dsi_jax.telemetry.sweep_figure import Row, positions
+from dsi_jax.telemetry.sweep_figure import Row, in_words, positions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Cell = tuple[str, str]  # values of the two fields, in words
 _LEFT, _GAP, _BOTTOM, _HEAD = 0.95, 0.95, 0.65, 1.25  # inches
 _CELL = 0.42  # inches; no panel is lower than _LOWEST or higher than _HIGHEST
 _LOWEST, _HIGHEST = 1.6, 6.0
@@ -27,9 +27,9 @@ def heatmap_png(path: str | Path, rows: Sequence[Row], across: str, up: str, fac
 
 
 def heatmap_figure(rows: Sequence[Row], across: str, up: str, facts: str) -> Figure:
-    """Draw the speedups of the most elaborate policy over the others at the same point; without others, its speed.
+    """Draw the speedups of the most elaborate policy over each of the others; without others, its speed.
 
-    Where several points share a cell, the one in which the policy is fastest is shown.
+    Where several points share a cell, each policy has the one in which it is the fastest.
 
     Args:
       rows: of the summary.
@@ -42,29 +42,22 @@ def heatmap_figure(rows: Sequence[Row], across: str, up: str, facts: str) -> Fig
     from matplotlib.figure import Figure
 
     _check(rows, across, up)
-    name = drawing_order(row["algorithm"] for row in rows)[0]
-    mine = [row for row in rows if row["algorithm"] == name]
-    columns, lines = (positions([row[field] for row in mine]) for field in (across, up))
-    best: dict[tuple[str, str], Row] = {}
-    for row in mine:
-        cell = str(row[across]), str(row[up])
-        if cell not in best or row["tokens_per_s"] > best[cell]["tokens_per_s"]:
-            best[cell] = row
-    values = [f"vs_{other}" for other in POLICIES if any(row.get(f"vs_{other}") is not None for row in mine)]
-    values = values or ["tokens_per_s"]
+    name, *others = drawing_order(row["algorithm"] for row in rows)
+    columns, lines = (positions([row[field] for row in rows]) for field in (across, up))
+    best = _best(rows, across, up)
+    values = {other: _ratios(best[name], best[other]) for other in others} or {name: best[name]}
     height = min(_HIGHEST, max(_LOWEST, _CELL * len(lines)))
     figure = Figure(figsize=(WIDTH, height + _BOTTOM + _HEAD))
     width = (WIDTH - _LEFT - 0.85 - _GAP * (len(values) - 1)) / len(values)
-    for index, value in enumerate(values):
+    for index, (other, cells) in enumerate(values.items()):
         axes = place(figure, _LEFT + index * (width + _GAP), _BOTTOM, width, height)
-        _draw(axes, {cell: row.get(value) for cell, row in best.items()}, columns, lines, value)
+        _draw(axes, cells, columns, lines, "ratio" if others else "speed")
         axes.set_xlabel(across, **AXIS_FONT)
         if index == 0:
             axes.set_ylabel(up, **AXIS_FONT)
-        over = label_of(value.removeprefix("vs_"))
-        title(axes, f"{label_of(name)} over {over}" if value != "tokens_per_s" else label_of(name), _unit(value))
-    several = len(best) < len(mine)
-    note = "   ·   each cell: the fastest of the points that share it" if several else ""
+        over = f"{label_of(name)} over {label_of(other)}" if others else label_of(name)
+        title(axes, over, "times its speed" if others else "tokens per second")
+    note = "   ·   each algorithm at its best over all other fields" if len(best[name]) < _count(rows, name) else ""
     heading(figure, f"{label_of(name)} over {across} and {up}", facts + note)
     return figure
 
@@ -79,20 +72,32 @@ def _check(rows: Sequence[Row], across: str, up: str) -> None:
             raise ValueError(f"--heatmap: {field} was not swept; among the columns are {known or 'none'}")
 
 
-def _unit(value: str) -> str:
-    return "tokens per second" if value == "tokens_per_s" else "times its speed"
+def _best(rows: Sequence[Row], across: str, up: str) -> dict[str, dict[Cell, float]]:
+    """Policy -> cell -> tokens per second of its fastest row there."""
+    best: dict[str, dict[Cell, float]] = {}
+    for row in rows:
+        mine, cell = best.setdefault(row["algorithm"], {}), (in_words(row[across]), in_words(row[up]))
+        mine[cell] = max(row["tokens_per_s"], mine.get(cell, 0.0))
+    return best
+
+
+def _ratios(above: Mapping[Cell, float], below: Mapping[Cell, float]) -> dict[Cell, float]:
+    return {cell: value / below[cell] for cell, value in above.items() if cell in below}
+
+
+def _count(rows: Sequence[Row], name: str) -> int:
+    return sum(row["algorithm"] == name for row in rows)
 
 
 def _draw(
-    axes: Axes, cells: Mapping[tuple[str, str], float | None], columns: Mapping[str, int], lines: Mapping[str, int],
+    axes: Axes, cells: Mapping[Cell, float], columns: Mapping[str, int], lines: Mapping[str, int],
     value: str,
 ) -> None:  # fmt: skip
     import numpy as np
 
     grid = np.full((len(lines), len(columns)), np.nan)
     for (column, line), found in cells.items():
-        if found is not None:
-            grid[lines[line], columns[column]] = found
+        grid[lines[line], columns[column]] = found
     image = axes.imshow(grid, origin="lower", aspect="auto", gid=value, **_colours(grid, value))
     axes.set_xticks(list(columns.values()), labels=list(columns))
     axes.set_yticks(list(lines.values()), labels=list(lines))
@@ -109,7 +114,7 @@ def _colours(grid: Any, value: str) -> dict[str, Any]:
     from matplotlib.colors import TwoSlopeNorm
 
     low, high = float(np.nanmin(grid)), float(np.nanmax(grid))
-    if value == "tokens_per_s":
+    if value == "speed":
         return {"cmap": "Blues", "vmin": 0, "vmax": high}
     return {"cmap": "RdBu", "norm": TwoSlopeNorm(1.0, min(low, 0.5), max(high, 1.5))}
 

@@ -81,9 +81,11 @@ def _columns() -> list[tuple[str, _Column]]:
     return [
         ("algorithm", lambda group, _: group[0].algorithm),
         ("backend", lambda group, _: group[0].backend),
-        ("devices", lambda group, _: str(max(_device_count(run) for run in group))),
+        ("devices", lambda group, _: str(max(run.chips for run in group))),
         ("tokens/s", lambda group, _: _median_speed(group)),
         ("range", lambda group, _: _range_of_speeds(group)),
+        ("per device", lambda group, _: _speed_per_chip(group)),
+        ("busy", lambda group, _: _busy(group)),
         ("TTFT ms", lambda group, _: _number(_median_ms(group, "ttft_s"), "{:.1f}")),
         ("TPOT ms", lambda group, _: _number(_median_ms(group, "tpot_s"), "{:.2f}")),
         ("acceptance", lambda group, _: _rate(group, "accepted_drafts", "judged_drafts")),
@@ -109,9 +111,15 @@ def _range_of_speeds(group: _Group) -> str:
     return f"{found.slowest:.1f}-{found.fastest:.1f}" if found and found.repeats > 1 else "-"
 
 
-def _device_count(run: Run) -> int:
-    """Count the devices a run used; a drafter on the host uses none."""
-    return sum(len([name for name in names if name != "host"]) for names in run.devices.values())
+def _speed_per_chip(group: _Group) -> str:
+    found, chips = speed(group), max(run.chips for run in group)
+    return f"{found.median / chips:.1f}" if found and chips else "-"
+
+
+def _busy(group: _Group) -> str:
+    """Mean share of the wall time that a server worked, over servers and runs."""
+    shares = [share for run in typical(group) for share in run.utilisation.values()]
+    return f"{statistics.fmean(shares):.0%}" if shares else "-"
 
 
 def _median_ms(group: _Group, field: str) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from dsi_jax.base import Span, Trace
 from dsi_jax.files import write_text
 from dsi_jax.telemetry import style
+from dsi_jax.telemetry.budget import Budget, Part, parts
 from dsi_jax.telemetry.facts import facts
 from dsi_jax.telemetry.outcomes import OUTCOMES, outcomes
 from dsi_jax.telemetry.timeline import lanes
@@ -33,7 +34,7 @@ class Panel(NamedTuple):
 
     trace: Trace
     prompt: str | None = None
-    budget: Sequence[Mapping[str, Any]] | None = None  # parts of its wall time: {name, ms, words, fill, text}
+    budget: Budget | None = None  # of its wall time
 
 
 def write_timeline_html(path: str | Path, panels: Sequence[Panel]) -> None:
@@ -144,7 +145,7 @@ def _run(
             for span, outcome in zip(trace.spans, outcomes(trace), strict=True)
         ],
         "commits": [[_ms(c.time_s), len(c.tokens), c.accepted, c.rejected] for c in trace.commits],
-        "budget": panel.budget,
+        "budget": panel.budget and [_part_of_wall(part) for part in parts(panel.budget)],
     }
 
 
@@ -152,6 +153,11 @@ def _span(span: Span, outcome: str, detail: int, servers: list[str], kinds: Sequ
     times = _ms(span.start_s), _ms(span.end_s)
     lane, kind = servers.index(span.server), kinds.index(span.kind)
     return [lane, kind, *times, span.epoch, span.first, span.end, OUTCOMES.index(outcome), detail, span.request]
+
+
+def _part_of_wall(part: Part) -> dict[str, Any]:
+    ms = None if part.seconds is None else _ms(part.seconds)
+    return {"name": part.name, "ms": ms, "words": part.words, "fill": part.fill, "text": part.text}
 
 
 def _below(trace: Trace, others: Iterable[Trace]) -> list[Trace]:

@@ -1,7 +1,7 @@
 """The backend that runs real programs as fast as they go, on submeshes of this process."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dsi_jax.base import DRAFTER, Cancel, Event, Order, Span, span_of
 from dsi_jax.runtime.mailbox import Mailbox
@@ -12,7 +12,7 @@ STALL_S = 1.0  # after so long without an event it is looked at whether anybody 
 
 
 class DeviceBackend:
-    """Servers on real submeshes, each behind a worker thread.
+    """Servers on real submeshes, each behind a worker thread; those that share devices behind one.
 
     What is submitted between two calls of `drain` is a *run*. Jobs and answers carry its number, and those of an
     earlier run are dropped where they are met, so an exception at any point leaves nothing to be put right but by the
@@ -21,20 +21,29 @@ class DeviceBackend:
 
     clock = "device"
 
-    def __init__(self, servers: Mapping[str, Server], *, depth: int = 1, deadline_s: float = DEADLINE_S):
+    def __init__(
+        self,
+        servers: Mapping[str, Server],
+        *,
+        depth: int = 1,
+        deadline_s: float = DEADLINE_S,
+        together: Sequence[str] = (),
+    ):
         """Start a worker per server.
 
         Args:
           servers: by name.
           depth: draft jobs launched ahead of the device (1 on CPU, where programs run inline).
           deadline_s: how long an event may take before its servers are taken for hung.
+          together: servers that share devices. They have one worker, for programs of several devices that two
+            threads launch on the same ones may each wait for the other.
         """
         self._deadline_s = deadline_s
         self._answers: Mailbox[Answer | Flushed] = Mailbox()
-        self._workers = {
-            name: Worker(name, server, self._answers, self.now, depth if name == DRAFTER else 1)
-            for name, server in servers.items()
-        }
+        crews = [{name: server} for name, server in servers.items() if name not in together]
+        crews += [{name: servers[name] for name in together}] if together else []
+        self._crew = [Worker(crew, self._answers, self.now, depth if DRAFTER in crew else 1) for crew in crews]
+        self._workers = {name: worker for crew, worker in zip(crews, self._crew, strict=True) for name in crew}
         self._run = 0
         self._hung = ""  # servers that did not answer in time
         self._closed = False
@@ -58,7 +67,7 @@ class DeviceBackend:
         while (left_s := until - time.monotonic()) > 0:
             if found := self.poll(min(left_s, STALL_S)):
                 return found
-            if not any(worker.busy for worker in self._workers.values()):
+            if not any(worker.busy for worker in self._crew):
                 break
         return self._give_up()
 
@@ -80,9 +89,9 @@ class DeviceBackend:
         if self._hung or self._closed:
             return ()
         self._run += 1
-        for worker in self._workers.values():
+        for worker in self._crew:
             worker.flush(self._run)
-        waiting, spans = set(self._workers), []
+        waiting, spans = {worker.name for worker in self._crew}, []
         until = time.monotonic() + self._deadline_s
         while waiting and not self._closed:
             match self._answers.get(until - time.monotonic()):
@@ -99,7 +108,7 @@ class DeviceBackend:
         """Stop the workers; a thread still hung in a program after the timeout ends with the process."""
         self._closed = True
         self._answers.put(Flushed(self._run, ""))  # wakes whoever waits
-        for worker in self._workers.values():
+        for worker in self._crew:
             worker.close(timeout_s)
 
     def _refuse_if_over(self) -> None:
@@ -110,7 +119,7 @@ class DeviceBackend:
 
     def _give_up(self) -> tuple[Event, Span | None]:
         """Raise `TimeoutError`, and refuse to work with the hung servers again."""
-        self._hung = ", ".join(name for name, worker in self._workers.items() if worker.busy)
+        self._hung = ", ".join(worker.name for worker in self._crew if worker.busy)
         raise TimeoutError(
             f"no answer within {self._deadline_s:g} s; waiting for {self._hung}"
             if self._hung

@@ -123,13 +123,15 @@ function budget(run) {
   const bar = Object.assign(document.createElement("div"), { className: "budget" }), words = document.createElement("p");
   for (const part of run.budget) {
     if (!(part.ms > 0)) continue;
-    const piece = Object.assign(document.createElement("b"), { textContent: part.name, title: `${part.name}: ${part.ms.toFixed(1)} ms. ${part.words}` });
-    piece.style.cssText = `flex: ${part.ms} 0 0; background: ${part.fill}; color: ${part.text}; padding: ${part.ms * 30 > run.wall_ms ? "0 5px" : "0"}`;
+    const roomy = (part.ms / run.wall_ms) * width() > 7 * part.name.length + 10;
+    const piece = Object.assign(document.createElement("b"), { textContent: roomy ? part.name : "" });
+    piece.title = `${part.name}: ${part.ms.toFixed(1)} ms. ${part.words}`;
+    piece.style.cssText = `flex: ${part.ms} 0 0; background: ${part.fill}; color: ${part.text}; padding: ${roomy ? "0 5px" : "0"}`;
     bar.append(piece);
   }
   words.className = "parts";
   words.textContent = `wall ${run.wall_ms.toFixed(1)} ms = ` + run.budget.map((part) =>
-    part.ms === null ? `${part.name} not measured` : `${part.name} ${part.ms.toFixed(1)}`).join(" + ");
+    part.ms === null ? `${part.name} (hidden)` : `${part.name} ${part.ms.toFixed(1)}`).join(" + ");
   return [bar, words];
 }
 
