@@ -17,7 +17,7 @@ import pytest
 
 from dsi_jax import files
 from dsi_jax.array_programs.compare import blocks_of, draw_outcomes
-from dsi_jax.base import Span
+from dsi_jax.base import Failed, Span, WorkerError
 from dsi_jax.config import Config, DrafterConfig
 from dsi_jax.placement.mesh import MeshConfig, carve
 from dsi_jax.policies import DSI, NON_SI, POLICIES, SI
@@ -535,6 +535,32 @@ def test_one_engine_serves_all_points_that_differ_in_calls_alone(tmp_path):
         assert [options["acceptance"] for name, options in engine.calls if name == "dsi"][-1] == rate
     assert {one.chips for one in seen} == {3}
     assert {one.chips_held for one in seen} == {5}
+
+
+def test_a_failed_run_is_kept_with_its_error_and_the_next_has_a_new_engine(tmp_path, monkeypatch):
+    Notes.made.clear()
+    setup = Setup(points("mesh.sp_degree=2")[0], "device", None, "cpu")
+    todo = list(tasks([setup], [DSI], [0, 1], ["p"], 1))
+    good = Notes.generate
+
+    def fails(self, prompts, algorithm, **options):
+        if len(Notes.made) > 1 or not self.calls:  # the second call of the first engine: a counted one
+            return good(self, prompts, algorithm, **options)
+        error = WorkerError(Failed("target_0", 1, 0, "OSError", "gone"))
+        error.results = good(self, prompts, algorithm, **options)
+        error.results[0].run = dataclasses.replace(error.results[0].run, error=str(error))
+        raise error
+
+    monkeypatch.setattr(Notes, "generate", fails)
+    monkeypatch.setattr(sweep, "DeviceRunner", lambda: devices.DeviceRunner(Notes))
+    said = []
+    with runs.RunFile(tmp_path) as file:
+        assert sweep.run(todo, file, said.append) == []
+    assert [line["run"]["error"] for line in lines(tmp_path)] == ["target_0 failed: gone", None]
+    assert said == ["mesh.sp_degree=2 dsi: target_0 failed: gone"]
+    assert [engine.closed for engine in Notes.made] == [True, True]
+    with runs.RunFile(tmp_path) as file:
+        assert file.missing(todo) == todo[:1]
 
 
 def test_points_without_an_engine_are_skipped_once_and_the_rest_runs(tmp_path, monkeypatch):
