@@ -7,8 +7,8 @@ Purpose: the same chips used in two ways. sp3: three copies of the target, of tw
 drafter. tp4: one copy of four GPUs, and four for the drafter. 70B need 141 GB, which neither a v5e-8 (128 GB) nor a
 v4-8 host (137 GB) holds.
 
-Expected, in tokens/s: predicted by the roofline, and run nowhere. Acceptance 0.8 (an assumption), one prompt, and 50
-us of the host's work for each forward, which is an assumption.
+Expected: tokens/s that the roofline predicts; nothing was run. Acceptance 0.8 (an assumption), one prompt, and 50 us
+of the host's work for each forward, which is an assumption.
 
             chips    t ms    c ms    non-SI      SI     DSI
   sp3      7 A100   50.55    1.79      19.7    64.2    74.6

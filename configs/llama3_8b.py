@@ -6,8 +6,8 @@
 Purpose: a pair of today, as many copies of the target as the chips hold. gpu-8: seven of 8 GPUs. v5e-8: 8B need 16 GB,
 all that a chip has, so three copies of two chips. v4-8: four chips of 32 GiB, so three copies.
 
-Expected, in tokens/s: predicted by the roofline, and run nowhere. Acceptance 0.8 (an assumption), one prompt, and 50
-us of the host's work for each forward, which is an assumption.
+Expected: tokens/s that the roofline predicts; nothing was run. Acceptance 0.8 (an assumption), one prompt, and 50 us
+of the host's work for each forward, which is an assumption.
 
             chips    t ms    c ms    non-SI      SI     DSI
   gpu-8    8 A100   10.48    1.79      95.0   187.1   270.6

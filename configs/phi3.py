@@ -7,8 +7,8 @@ Purpose: a drafter that takes more than half as long as the target, and is nearl
 a copy of the target on seven of them, as in the paper. v5e-8: 14B need 28 GB and a chip has 16, so three copies of two
 chips. v4-8: four chips of 32 GiB, so three copies.
 
-Expected, in tokens/s: predicted by the roofline, and run nowhere. Acceptance 0.95 (as the paper measured on
-HumanEval), one prompt, and 50 us of the host's work for each forward, which is an assumption.
+Expected: tokens/s that the roofline predicts; nothing was run. Acceptance 0.95 (as the paper measured on HumanEval),
+one prompt, and 50 us of the host's work for each forward, which is an assumption.
 
             chips    t ms    c ms    non-SI      SI     DSI
   gpu-8    8 A100   19.17    5.74      51.9   112.3   150.3

@@ -8,8 +8,8 @@ Purpose: the same chips used in three ways. sp7: a copy of the target on each of
 sp3: three copies of two GPUs. tp4: one copy of four. 32B need 66 GB, and its 64 heads divide over 1, 2, 4 or 8 chips:
 a v5e-8 holds them on all eight chips alone and a v4-8 host on all four, so that no chip is left for the drafter there.
 
-Expected, in tokens/s: predicted by the roofline, and run nowhere. Acceptance 0.8 (an assumption), one prompt, and 50
-us of the host's work for each forward, which is an assumption.
+Expected: tokens/s that the roofline predicts; nothing was run. Acceptance 0.8 (an assumption), one prompt, and 50 us
+of the host's work for each forward, which is an assumption.
 
             chips    t ms    c ms    non-SI      SI     DSI
   sp7      8 A100   44.04    1.04      22.6    80.5    90.7

@@ -7,8 +7,8 @@ Purpose: the paper's layout, one chip for the drafter and the others for as many
 three machines. gpu-8: 8 GPUs of 80 GB, the paper's node. v5e-8: a copy needs 31 GB, and a chip has 16, so that two
 copies of three chips find room. v4-8: four chips of 32 GiB, so three copies.
 
-Expected, in tokens/s: predicted by the roofline, and run nowhere. Acceptance 0.93 (as the paper measured on
-HumanEval), one prompt, and 50 us of the host's work for each forward, which is an assumption.
+Expected: tokens/s that the roofline predicts; nothing was run. Acceptance 0.93 (as the paper measured on HumanEval),
+one prompt, and 50 us of the host's work for each forward, which is an assumption.
 
             chips    t ms    c ms    non-SI      SI     DSI
   gpu-8    8 A100   21.22    0.28      46.9   423.1   361.4

@@ -8,8 +8,8 @@ Purpose: a drafter that takes almost no time and is often wrong. gpu-8: 8 GPUs o
 of them, as in the paper. v5e-8: 13B need 26 GB and a chip has 16, so three copies of two chips. v4-8: four chips of 32
 GiB, so three copies. Vicuna-7B: --set=target.path=... as well.
 
-Expected, in tokens/s: predicted by the roofline, and run nowhere. Acceptance 0.63 (as the paper measured on CNN-DM),
-one prompt, and 50 us of the host's work for each forward, which is an assumption.
+Expected: tokens/s that the roofline predicts; nothing was run. Acceptance 0.63 (as the paper measured on CNN-DM), one
+prompt, and 50 us of the host's work for each forward, which is an assumption.
 
             chips    t ms    c ms    non-SI      SI     DSI
   gpu-8    8 A100   18.85    0.12      52.8   132.2   130.6

@@ -7,10 +7,10 @@ from typing import Literal
 import pytest
 
 from dsi_jax import Config, DrafterConfig, MeshConfig, ModelSource, Sampling, Verification
-from dsi_jax.config import load, override_field
+from dsi_jax.config import load, override_field, variants
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-CARDS = sorted(CONFIGS.glob("*.py"))
+CARDS = sorted(set(CONFIGS.glob("*.py")) - {CONFIGS / "chips.py"})  # which is a table
 
 
 def get(config: object, name: str) -> object:
@@ -213,3 +213,29 @@ def test_a_card_that_is_none_is_refused(name, source, message, tmp_path):
 def test_a_card_of_another_kind_is_refused():
     with pytest.raises(ValueError, match=r"train_target.py is a card of Experiment, where one of Config is needed"):
         load(CONFIGS / "train_target.py", kind=Config)
+
+
+# ---------------------------------------------------------------------------------------------------------- variants
+
+
+def test_a_card_with_variants_is_loaded_by_name(tmp_path):
+    card = tmp_path / "card.py"
+    card.write_text(
+        "from dsi_jax import Config, MeshConfig\n"
+        'VARIANTS = {"small": MeshConfig(1), "v5e-8": MeshConfig(3, 2)}\n'
+        'def get_config(name="small"):\n    return Config(mesh=VARIANTS[name])\n',
+        encoding="utf-8",
+    )
+    assert variants(card) == ("small", "v5e-8")
+    assert load(card).mesh == load(f"{card}:small").mesh == MeshConfig(1)
+    assert load(f"{card}:v5e-8", ["mesh.drafter_tp=2"]).mesh == MeshConfig(3, 2, 2)
+    with pytest.raises(ValueError, match=r"card.py has no variant 'large'; it has small, v5e-8"):
+        load(f"{card}:large")
+
+
+def test_a_card_without_variants_takes_none():
+    assert variants(CONFIGS / "demo.py") == ()
+    with pytest.raises(ValueError, match=r"demo.py has no variant 'v5e-8'; it has none"):
+        load(f"{CONFIGS / 'demo.py'}:v5e-8")
+    with pytest.raises(FileNotFoundError, match=r"no config at nowhere.py; the cards"):
+        load("nowhere.py:v5e-8")

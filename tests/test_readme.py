@@ -76,6 +76,8 @@ COSTLY = {
     "plan": "tests/test_plan.py runs it",
     "benchmark_planner": "minutes",
     "sweep": "tests/test_sweeps.py runs it",
+    "compile_for": "needs libtpu; tests/test_aot.py runs it as far as it goes without",
+    "tpu_check": "needs libtpu, and minutes",
     "write_docs": "writes to docs/; its pages are compared below",
 }
 
@@ -148,7 +150,7 @@ def test_a_command_runs(text, desk, monkeypatch, capsys):
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     wanted = {
-        target for text in PAGES.values() for target in re.findall(r"(?:^|`)make (\w+)", text, flags=re.MULTILINE)
+        target for text in PAGES.values() for target in re.findall(r"(?:^|`)make ([\w-]+)", text, flags=re.MULTILINE)
     }
     assert {"demo", "test"} <= wanted
     assert [target for target in wanted if f"\n{target}:" not in makefile] == []

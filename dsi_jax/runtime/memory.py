@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, Sharding
 
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.kv_cache import init_cache
-from dsi_jax.models.parameters import input_axes, parameter_shapes
+from dsi_jax.models.parameters import BLOCK, input_axes, parameter_shapes
 from dsi_jax.models.transformer import Transformer
 from dsi_jax.placement import rules
 from dsi_jax.placement.mesh import AXES
@@ -53,9 +53,15 @@ def cache_per_device(config: ModelConfig, mesh: Mesh | AbstractMesh) -> int:
 
 
 def _weights(config: ModelConfig, mesh: AbstractMesh, weights: str | None) -> int:
+    """Add up a model of one block; the blocks are alike, and a model of eighty takes seconds to trace."""
+    one = dataclasses.replace(config, layers=1, window=None)
     count = _int8_bytes if weights == "int8" else _leaf_bytes
-    shardings = param_shardings(Transformer(config), mesh)
-    return sum(jax.tree.leaves(jax.tree_util.tree_map_with_path(count, parameter_shapes(config), shardings)))
+    shardings = param_shardings(Transformer(one), mesh)
+    parts = jax.tree_util.tree_map_with_path(count, parameter_shapes(one), shardings)
+    return sum(
+        sum(jax.tree.leaves(part)) * (config.layers if name == BLOCK.format(layer=0) else 1)
+        for name, part in parts.items()
+    )
 
 
 def _leaf_bytes(path: Any, leaf: Any, sharding: Sharding) -> int:
