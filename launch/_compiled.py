@@ -48,16 +48,14 @@ def find_chip(chips: Chips, name: str) -> tuple[Chip, topology.Topology | None]:
     Raises:
       ValueError: it is neither a known slice nor a known GPU; those known are listed.
     """
-    kind, _, count = name.partition(":")
-    if name not in topology.TOPOLOGIES and kind not in {known.chip for known in topology.TOPOLOGIES.values()}:
-        gpus = [chip for chip in chips.chips if chip.kind.startswith("NVIDIA")]
-        for chip in gpus:
-            if chip.name == kind.lower() and (count.isdigit() or not count):
-                return chip, None
-        known = ", ".join([*topology.TOPOLOGIES, *(f"{chip.name}:{chip.per_host}" for chip in gpus)])
-        raise ValueError(f"--topology={name} is not known; those known: {known}")
-    where = topology.find(name)
-    return chips.find(where.chip), where
+    if where := topology.TOPOLOGIES.get(name):
+        return chips.find(where.chip), where
+    kind, _, count = name.lower().partition(":")
+    gpus = {chip.name: chip for chip in chips.chips if chip.kind.startswith("NVIDIA")}
+    if kind in gpus and (count.isdigit() or not count):
+        return gpus[kind], None
+    known = ", ".join([*topology.TOPOLOGIES, *(f"{chip.name}:{chip.per_host}" for chip in gpus.values())])
+    raise ValueError(f"--topology={name} is not known; those known: {known}")
 
 
 def from_shapes(pair: Pair, chip: Chip, degrees: Sequence[int]) -> Profile:

@@ -5,6 +5,7 @@ import pytest
 
 from dsi_jax.placement.host import use_cpu_devices
 
+jax.config.update("jax_platforms", "cpu")  # libtpu may be installed, and there may be an accelerator
 use_cpu_devices(8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

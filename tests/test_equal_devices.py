@@ -72,4 +72,5 @@ def test_the_best_layout_of_an_algorithm_on_so_many_chips():
     assert best_on(one, "non_si", 8, 0.0, 1, 10) == (pytest.approx(1 / 0.008), Layout("non_si", 4))
     rate, layout = best_on(one, "si", 3, 1.0, 1, 40)  # five rounds of 7 drafts and a bonus token
     assert layout == Layout("si", 2, 1, 1) and rate == pytest.approx(40 / (5 * (7 * 2.0 + 12.0) / 1e3), rel=0.15)
-    assert best_on(one, "si", 1, 0.5, 1, 10) is None
+    assert best_on(one, "si", 1, 0.5, 1, 10)[1] == Layout("si", 1, 1, 1, shared=True)
+    assert best_on(dataclasses.replace(one, capacity=3 * 10**6), "si", 1, 0.5, 1, 10) is None  # no room for both

@@ -18,7 +18,7 @@ from dsi_jax.layouts.rank import Lead, lead, recommend
 from dsi_jax.layouts.search import best_layouts, search
 from dsi_jax.planning.lookahead import over_links
 from dsi_jax.policies import DSI, NON_SI, POLICIES, SI
-from dsi_jax.profiles.profile import Forward, Profile, ServerProfile
+from dsi_jax.profiles.profile import Contention, Forward, Profile, ServerProfile
 from dsi_jax.simulation.setting import virtual_run
 
 TOKENS, RUNS = 20, 32  # everywhere the same, so that few array programs are compiled
@@ -84,7 +84,38 @@ def test_impossible_rooms_are_refused(chips, hosts, message):
         Room(chips, hosts)
 
 
+def test_a_drafter_shares_its_targets_chips_under_si_alone():
+    found = [one for one in layouts(Room(16, 2), (2, 4), (1, 2, 4)) if one.shared]
+    assert {(one.algorithm, one.target_tp, one.drafter_tp, one.sp_degree, one.chips) for one in found} == {
+        *((SI.name, 2, drafter, 1, 2) for drafter in (1, 2)),
+        *((SI.name, 4, drafter, 1, 4) for drafter in (1, 2, 4)),
+    }
+    assert not any(one.shared for one in layouts(Room(8), (2,), (0,)))
+    assert not any(one.shared for one in layouts(Room(8), (2,), (2,), concurrency=2))
+
+
 # ------------------------------------------------------------------------------------------------------------- bytes
+
+
+def test_chips_that_are_shared_hold_both_models():
+    profile = profile_of({2: 11.0}, {2: 3.0}, capacity=10_000)
+    shared = Layout(SI.name, 2, 1, 2, shared=True)
+    both = fits.bytes_of(profile.server("target", 2)) + fits.bytes_of(profile.server("drafter", 2))
+    exact = int(both / (1 - fits.RESERVE)) + 1
+    assert fits.beside(dataclasses.replace(profile, capacity=exact), shared) is None
+    tight = dataclasses.replace(profile, capacity=exact - 2)
+    assert fits.beside(tight, shared).needed == both
+    assert fits.beside(tight, Layout(SI.name, 2, 1, 2)) is None
+    assert not any(one.layout.shared for one in best_layouts(tight, 4, 0.8))
+    assert any(one.layout.shared for one in best_layouts(profile, 4, 0.8))
+
+
+def test_on_shared_chips_prompts_are_read_one_after_the_other():
+    profile = profile_of({2: 11.0}, {2: 3.0})
+    apart = costs_of(profile, Layout(SI.name, 2, 1, 2), prompt_tokens=34, new_tokens=TOKENS)
+    shared = costs_of(profile, Layout(SI.name, 2, 1, 2, shared=True), prompt_tokens=34, new_tokens=TOKENS)
+    assert shared.target_prefill_s == apart.target_prefill_s + apart.drafter_prefill_s > apart.target_prefill_s
+    assert (shared.target_s, shared.drafter_s) == (apart.target_s, apart.drafter_s)
 
 
 def test_what_does_not_fit_is_named_by_its_bytes():
@@ -188,6 +219,17 @@ def test_host_and_transfer_are_in_the_latencies_and_prompts_take_whole_runs():
     assert costs.drafter_prefill_s == pytest.approx(3 * 2e-3)
 
 
+def test_servers_that_share_cores_slow_each_other_down():
+    slow = (Contention("target", 1, 2, 1.5), Contention("target", 1, 4, 2.5), Contention("drafter", 1, 4, 3.0))
+    profile = profile_of({1: 10.0}, {1: 2.0}, contention=slow)
+    of = lambda name, sp_degree, n=1: costs_of(profile, Layout(name, 1, sp_degree, 1), 1, TOKENS, concurrency=n)  # noqa: E731
+    assert of(NON_SI.name, 1).target_s == of(SI.name, 1).target_s == pytest.approx(0.010)  # one works at a time
+    assert of(DSI.name, 1).target_s == pytest.approx(0.015)
+    assert (of(DSI.name, 3).target_s, of(DSI.name, 3).drafter_s) == (pytest.approx(0.025), pytest.approx(0.006))
+    assert of(NON_SI.name, 4, n=4).target_s == pytest.approx(0.025)
+    assert of(SI.name, 1, n=2).target_s == pytest.approx(0.015)
+
+
 # ----------------------------------------------------------------------------------------------------------- ranking
 
 
@@ -223,10 +265,12 @@ def test_a_useless_drafter_means_plain_decoding_on_all_chips_that_help():
     assert words.sentence(recommend(answer), answer).startswith("Use non-SI: target of tp 4, 4 of 4 chips")
 
 
-def test_one_chip_holds_no_drafter_beside_the_target():
+def test_on_one_chip_drafter_and_target_take_turns():
     choice, answer = best_of(USUAL, 1, 0.9)
-    assert choice.layout == Layout(NON_SI.name, 1)
-    assert {one.layout.algorithm for one in answer.ranked} == {NON_SI.name}
+    assert choice.layout == Layout(SI.name, 1, 1, 1, shared=True)
+    assert {one.layout.algorithm for one in answer.ranked} == {NON_SI.name, SI.name}
+    assert best_of(USUAL, 1, 0.0)[0].layout == Layout(NON_SI.name, 1)
+    assert "drafter tp 1 shared" in words.table(answer)
 
 
 def test_linear_tensor_parallelism_leaves_nothing_to_speculation_with_a_slow_drafter():
@@ -339,6 +383,16 @@ def test_the_sentence_says_what_the_ranking_has():
         assert ahead.ratio == pytest.approx(rival.answer_s / choice.answer_s)
     shown = words.table(answer, shown=1)
     assert all(POLICIES[name].label in shown for name in POLICIES)
+
+
+def test_a_narrow_verify_program_is_hinted_at():
+    wide, narrow = (answer_of(profile_of({1: 20.0}, {1: 2.0}, width=width), 8, 0.9) for width in (64, 4))
+    assert words.hint_of_width(wide, 64) is None
+    most = max(one.runs_per_window for one in narrow.ranked if one.layout.algorithm == DSI.name)
+    assert f"takes up to {most:.2f} runs" in words.hint_of_width(narrow, 4)
+    assert "--set=target.verify_width=8" in words.hint_of_width(narrow, 4)
+    assert narrow.ranked[0].answer_s > wide.ranked[0].answer_s
+    assert all(one.runs_per_window == pytest.approx(1) for one in wide.ranked)
 
 
 # -------------------------------------------------------------------------------------------------------------- card

@@ -1,5 +1,6 @@
 """What is measured: figures are what the clock says, a profile holds all that was asked for, and adds up."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -276,27 +277,42 @@ def test_least_traffic_counts_what_is_multiplied_by():
 # -------------------------------------------------------------------------------------------------------- contention
 
 
-def test_the_slowdown_is_busy_over_alone():
-    config, pair = tiny_pair()
-    clock, at_work = Scripted(), threading.Event()
+def test_the_slowdown_is_busy_over_alone(monkeypatch):
+    clock, busy = Scripted(), []
+
+    @contextlib.contextmanager
+    def at_work(others):
+        busy.append(others)
+        yield
+        busy.pop()
 
     def run():
-        clock.now += 3.0 if at_work.is_set() else 2.0
+        clock.now += 3.0 if busy else 2.0
 
-    def other():
-        at_work.set()
+    monkeypatch.setattr("dsi_jax.measuring.servers.working", at_work)
+    bench = Bench(*tiny_pair(), jax.devices(), Asked(), Stopwatch(repeats=3, clock=clock))
+    assert slowdown(bench, "", Probe(run), [Probe(lambda: None)]) == pytest.approx(1.5)
 
-    bench = Bench(config, pair, jax.devices(), Asked(), Stopwatch(repeats=3, clock=clock))
 
-    def prepare():  # a neighbour sets the event again and again; alone, it stays as it was cleared
-        if threading.active_count() == before:
-            at_work.clear()
-        else:
-            at_work.wait()
+def test_neighbours_work_until_the_block_is_left():
+    runs = [[], []]
+    twice = [threading.Event(), threading.Event()]
 
-    before = threading.active_count()
-    assert slowdown(bench, "", Probe(run, prepare), [Probe(other)]) == pytest.approx(1.5)
-    assert threading.active_count() == before
+    def probe(index: int) -> Probe:
+        def run():
+            runs[index].append(threading.get_ident())
+            if len(runs[index]) > 1:
+                twice[index].set()
+
+        return Probe(run)
+
+    with working([probe(0), probe(1)]):
+        assert all(event.wait(30) for event in twice)
+    counts = [len(found) for found in runs]
+    time.sleep(0.02)
+    assert [len(found) for found in runs] == counts
+    idents = {ident for found in runs for ident in found}
+    assert len(idents) == 2 and threading.get_ident() not in idents
 
 
 class Nothing:
@@ -306,7 +322,7 @@ class Nothing:
         self.devices = model.mesh.devices
 
     def probe(self, call: Call) -> Probe:
-        return Probe(lambda: time.sleep(1e-4))
+        return Probe(lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -321,12 +337,12 @@ class Nothing:
 )
 def test_contention_is_measured_with_one_neighbour_and_up_to_all(devices, tps, servers, monkeypatch):
     monkeypatch.setattr("dsi_jax.measuring.servers.PROBES", {"target": Nothing, "drafter": Nothing})
-    stopwatch = Stopwatch(repeats=1, warm_up=0, clock=Ticking())
-    bench = Bench(*tiny_pair(), jax.devices()[:devices], Asked(), stopwatch)
+    monkeypatch.setattr("dsi_jax.measuring.servers.slowdown", lambda bench, words, probe, others: float(len(others)))
+    bench = Bench(*tiny_pair(), jax.devices()[:devices], Asked(), Stopwatch())
     found = list(measure_contention(bench, *tps))
     for role, tp in zip(("target", "drafter"), tps, strict=True):
         assert [(one.tp, one.servers) for one in found if one.role == role] == [(tp, count) for count in servers[role]]
-    assert {round(one.ratio, 9) for one in found} <= {1.0}
+    assert all(one.ratio == one.servers - 1 for one in found)  # the others at work
 
 
 def test_a_neighbours_failure_is_the_callers():
@@ -354,6 +370,21 @@ def test_gaps_are_between_the_end_of_a_job_and_the_next_start():
 
 def test_the_host_costs_far_less_than_a_forward():
     assert 0 < host_cost(tokens=12).seconds < 0.05
+
+
+def test_transfer_is_that_to_the_smallest_target_behind_the_drafter(monkeypatch):
+    hops = []
+
+    def seen(source, target, width, stopwatch):
+        hops.append((source.devices.flatten().tolist(), target.devices.flatten().tolist(), width))
+        return Timing(float(target.size))
+
+    monkeypatch.setattr("dsi_jax.measuring.measure.hop", seen)
+    choice = Choice(parts=("transfer",), target_tps=(4, 2), drafter_tps=(2,))
+    (profile,) = measure_profile(*tiny_pair(), choice=choice)
+    devices = jax.devices()
+    assert hops == [(devices[:2], devices[2:6], 8), (devices[:2], devices[2:4], 8)]
+    assert (profile.transfer_s, profile.environment["transfer_s_by_target_tp"]) == (2.0, {"4": 4.0, "2": 2.0})
 
 
 def test_a_hop_ends_on_the_other_submesh():
@@ -412,6 +443,7 @@ def made_up(source: str = "measured", **environment) -> Profile:
         (made_up(), ("cpu", 8, 2, {"jax": "0.10.2"}), []),
         (made_up(), ("NVIDIA H100", 1), ["measured on 8 x cpu, here 1 x NVIDIA H100"]),
         (made_up(), ("cpu", 4), ["measured on 8 x cpu, here 4 x cpu"]),
+        (made_up(), ("cpu", 16), ["measured on 8 x cpu, here 16 x cpu"]),
         (made_up(), ("cpu", 8, 16), ["measured on 2 cores, here 16 cores"]),
         (made_up(), ("cpu", 8, 1), ["measured on 2 cores, here 1 core"]),
         (made_up(device_platform="gpu"), ("cpu", 8, 16), []),

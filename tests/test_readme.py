@@ -77,6 +77,8 @@ COSTLY = {
     "benchmark_planner": "minutes",
     "sweep": "tests/test_sweeps.py runs it",
     "expect": "tests/test_cards.py runs it",
+    "compile_for": "needs libtpu; tests/test_aot.py runs it as far as it goes without",
+    "tpu_check": "needs libtpu, and minutes",
     "write_docs": "writes to docs/; its pages are compared below",
 }
 
@@ -149,7 +151,7 @@ def test_a_command_runs(text, desk, monkeypatch, capsys):
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     wanted = {
-        target for text in PAGES.values() for target in re.findall(r"(?:^|`)make (\w+)", text, flags=re.MULTILINE)
+        target for text in PAGES.values() for target in re.findall(r"(?:^|`)make ([\w-]+)", text, flags=re.MULTILINE)
     }
     assert {"demo", "test"} <= wanted
     assert [target for target in wanted if f"\n{target}:" not in makefile] == []
@@ -208,7 +210,7 @@ def first_cells(tables: str) -> set[str]:
 
 def test_every_field_of_a_run_is_explained():
     page = PAGES["docs/reports.md"]
-    table = page[page.index("| field of a run |") : page.index("## timeline.png")]
+    table = page[page.index("| field of a run |") : page.index("## Where the time went")]
     assert first_cells(table) == {field.name for field in dataclasses.fields(Run)}
 
 

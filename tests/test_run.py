@@ -41,6 +41,8 @@ def test_chips_and_how_busy_their_servers_were():
     assert run.utilisation == pytest.approx(
         {DRAFTER: 0.030 / 0.0702, target(0): 0.0498 / 0.0702, target(1): 0.045 / 0.0702}
     )
+    shared = {DRAFTER: ("cpu:0", "cpu:1"), target(0): ("cpu:0", "cpu:1"), target(1): ("cpu:2",)}
+    assert measure(DSI, devices=shared).chips == 3
     on_host = measure(NON_SI, devices={target(0): ("host",)})
     assert on_host.chips == 0 and on_host.tokens_per_s_per_chip is None
 

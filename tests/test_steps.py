@@ -114,6 +114,12 @@ def test_links_have_a_step_of_their_own():
     assert found.linked_s == pytest.approx(0.2 + 10 * 0.008 + 0.008)  # the prompt makes the round trip too
 
 
+def test_a_hop_is_taken_out_of_the_forward_and_told_apart():
+    trace, request, plan = run(NON_SI, new_tokens=10)
+    (found,) = steps([trace], [request], plan, LATENCIES, hop_s=0.003)
+    assert found == pytest.approx((0.17, 0.17, 0.20, 0.20))
+
+
 def test_several_requests_have_steps_of_their_own():
     plan = Plan(DSI, 2, 3, draft_depth=1, concurrency=2, forecast=Forecast(T, C, 0.7))
     requests = [Request((0,), 12, id=i) for i in (7, 9)]

@@ -17,12 +17,14 @@ import pytest
 
 from dsi_jax import files
 from dsi_jax.array_programs.compare import blocks_of, draw_outcomes
+from dsi_jax.base import Failed, Span, WorkerError
 from dsi_jax.config import Config, DrafterConfig
-from dsi_jax.placement.mesh import MeshConfig
+from dsi_jax.placement.mesh import MeshConfig, carve
 from dsi_jax.policies import DSI, NON_SI, POLICIES, SI
-from dsi_jax.profiles.profile import Forward, Profile, ServerProfile
+from dsi_jax.profiles.profile import Forward, Profile, ServerProfile, write_profile
 from dsi_jax.simulation.setting import Setting, virtual_run
 from dsi_jax.sweeps import devices, grid, runs, summary, sweep, virtual, words
+from dsi_jax.sweeps.outcome import outcome_of
 from dsi_jax.sweeps.pace import Pace, latencies_of
 from dsi_jax.sweeps.predicted import Predictor
 from dsi_jax.sweeps.task import Setup, Task, tasks
@@ -95,6 +97,11 @@ def test_points_that_need_too_many_devices_are_named_with_the_numbers():
     assert sweep.part_by_devices(found, None) == (found, [])
     with pytest.raises(ValueError, match=r"the smallest.* = 3 devices, and there are 2.*--backend=virtual"):
         sweep.part_by_devices(found, 2)
+
+
+def test_an_engine_with_too_few_devices_names_what_needs_none():
+    with pytest.raises(ValueError, match=r"9 devices, but there are 8.*launch/sweep\.py --backend=virtual"):
+        carve(MeshConfig(sp_degree=8))
 
 
 def test_points_whose_servers_fit_no_host_are_skipped():
@@ -183,6 +190,22 @@ def test_utilisation_by_hand():
     )
     assert non_si.utilisation == {"target_0": 1.0}
     assert si.utilisation == pytest.approx({"drafter": 8 / 28, "target_0": 20 / 28})
+
+
+def test_what_still_runs_at_the_end_counts_up_to_it():
+    spans = (
+        Span("target_0", "verify", 0.0, 0.02),
+        Span("target_1", "verify", 0.01, 0.03),
+        Span("drafter", "draft", 0.03, 0.04),
+    )
+    trace = dataclasses.replace(made_up.NON_SI, servers=("drafter", "target_0", "target_1"), spans=spans, wall_s=0.02)
+    found = outcome_of(
+        [dataclasses.replace(made_up.measure(made_up.NON_SI), wall_s=0.02)],
+        [trace],
+        virtual.chips_of(MeshConfig(2, 4, 2)),
+    )
+    assert found.utilisation == pytest.approx({"drafter": 0.0, "target_0": 1.0, "target_1": 0.5})
+    assert (found.chips, found.chips_held, found.tokens_per_s) == (10, 10, 6 / 0.02)
 
 
 # ------------------------------------------------------------------------------------------------------------ resuming
@@ -514,6 +537,32 @@ def test_one_engine_serves_all_points_that_differ_in_calls_alone(tmp_path):
     assert {one.chips_held for one in seen} == {5}
 
 
+def test_a_failed_run_is_kept_with_its_error_and_the_next_has_a_new_engine(tmp_path, monkeypatch):
+    Notes.made.clear()
+    setup = Setup(points("mesh.sp_degree=2")[0], "device", None, "cpu")
+    todo = list(tasks([setup], [DSI], [0, 1], ["p"], 1))
+    good = Notes.generate
+
+    def fails(self, prompts, algorithm, **options):
+        if len(Notes.made) > 1 or not self.calls:  # the second call of the first engine: a counted one
+            return good(self, prompts, algorithm, **options)
+        error = WorkerError(Failed("target_0", 1, 0, "OSError", "gone"))
+        error.results = good(self, prompts, algorithm, **options)
+        error.results[0].run = dataclasses.replace(error.results[0].run, error=str(error))
+        raise error
+
+    monkeypatch.setattr(Notes, "generate", fails)
+    monkeypatch.setattr(sweep, "DeviceRunner", lambda: devices.DeviceRunner(Notes))
+    said = []
+    with runs.RunFile(tmp_path) as file:
+        assert sweep.run(todo, file, said.append) == []
+    assert [line["run"]["error"] for line in lines(tmp_path)] == ["target_0 failed: gone", None]
+    assert said == ["mesh.sp_degree=2 dsi: target_0 failed: gone"]
+    assert [engine.closed for engine in Notes.made] == [True, True]
+    with runs.RunFile(tmp_path) as file:
+        assert file.missing(todo) == todo[:1]
+
+
 def test_points_without_an_engine_are_skipped_once_and_the_rest_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "DeviceRunner", lambda: devices.DeviceRunner(Notes))
     found = points("mesh.target_tp=3,2")
@@ -549,11 +598,13 @@ BAD = {
 def endings(tmp_path_factory):
     """Exit code, stdout and stderr of several calls, in one process: those of BAD, and some that are good."""
     folder = tmp_path_factory.mktemp("sweep")
+    foreign = dataclasses.replace(profile_of({1: 20.0}, {1: 4.0}), chip="TPU v5 lite")
+    write_profile(folder / "profile.json", foreign)
     bad = [[*flags.split(), f"--out={folder}/bad"] for flags in BAD]
     grid_ = ["--grid=mesh.sp_degree=1,2", "--grid=lookahead=1,auto", "--max_new_tokens=4"]
     good = {
         "virtual": [*grid_, "--backend=virtual", "--target_ms=20", "--drafter_ms=4", "--acceptance=0.8", "--seeds=0,1"],
-        "device": [*grid_[1:], "--set=mesh.sp_degree=2", "--algorithm=non_si,dsi"],
+        "device": [*grid_[1:], "--set=mesh.sp_degree=2", "--algorithm=non_si,dsi", f"--profile={folder}/profile.json"],
     }
     calls = [*bad, *([*flags, f"--out={folder}/{name}"] for name, flags in good.items())]
     calls += [[*good["virtual"], f"--out={folder}/virtual", "--heatmap=lookahead,mesh.sp_degree"]]
@@ -592,6 +643,8 @@ def test_a_device_sweep_of_the_embedded_pair(endings):
     code, out, err = endings.of["device"]
     assert code == 0, err
     assert "identical: yes" in out
+    assert "warning: the profile was measured on TPU v5 lite, here 8 x cpu; what it predicts may be wrong here" in out
+    assert "(tp=1+1 k=" in out  # what SI would reach, by the profile
     found = lines(endings.folder / "device")
     assert [(line["settings"]["lookahead"], line["algorithm"]) for line in found] == [
         (1, "non_si"), (1, "dsi"), ("auto", "non_si"), ("auto", "dsi"),

@@ -192,7 +192,7 @@ def test_parts_of_the_wall_time_stand_as_a_bar_and_in_words(tmp_path):
     dsi = Panel(runs.DSI, None, budget(0.0702, 0.050, 0.052, None, 0.050))
     with browser.opened(timeline_html([dsi, Panel(runs.NON_SI)]), tmp_path) as page:
         assert page.run("return [...document.querySelectorAll('.parts')].map((e) => e.textContent)") == [
-            "wall 70.2 ms = ideal 50.0 + stale work 2.0 + transfer not measured + width -2.0 + host 20.2"
+            "wall 70.2 ms = ideal 50.0 + stale work 2.0 + transfer (hidden) + width -2.0 + host 20.2"
         ]
         pieces = "return [...document.querySelectorAll('.budget b')].map((e) => [e.title.split(':')[0], e.offsetWidth])"
         (ideal, one), (stale, two), (host, three) = page.run(pieces)

@@ -12,8 +12,9 @@ from jax.sharding import AxisType, Mesh
 
 from dsi_jax.placement.mesh import AXES
 
-# libtpu reads these when it is loaded: no question to a metadata server, no look for a chip.
-ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+# libtpu reads these when it is loaded: no question to a metadata server, no look for a chip, and no lock against
+# other processes, for nothing is run.
+ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 INSTALL = "pip install 'jax[tpu]'"
 
 
@@ -71,7 +72,7 @@ def devices(topology: Topology) -> list[Any]:
     """The devices of a slice; programs are compiled for them, and cannot be run.
 
     Raises:
-      ValueError: libtpu is missing, another process holds it, or jax uses an accelerator of this machine.
+      ValueError: libtpu is missing or refuses, or jax uses an accelerator of this machine.
     """
     if not has_compiler():
         raise ValueError(f"libtpu, which holds the TPU compiler, is not installed; {INSTALL}")

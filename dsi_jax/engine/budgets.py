@@ -14,6 +14,7 @@ def replay_runs(
     plan: Plan,
     floors: Latencies | None,
     measured: Latencies,
+    hop_s: float,
     may_be_silent: bool,
 ) -> dict[int, Steps]:
     """Replay runs that were made under one plan; nothing if one of them failed.
@@ -24,6 +25,7 @@ def replay_runs(
       plan: of the runs.
       floors: of paced runs; None: t and c are those measured.
       measured: by the warm-up, which does not time the reading of a prompt: that is taken as it was.
+      hop_s: the part of the measured t in which tokens are brought to the target's devices; under a floor it is hidden.
       may_be_silent: the drafter does not always propose.
 
     Returns:
@@ -31,9 +33,8 @@ def replay_runs(
     """
     if any(trace.error for trace in traces):
         return {}
-    found = steps(
-        traces, requests, plan, floors or measured, may_be_silent=may_be_silent, prefill_as_it_was=floors is None
-    )
+    alone = {} if floors else {"prefill_as_it_was": True, "hop_s": hop_s}
+    found = steps(traces, requests, plan, floors or measured, may_be_silent=may_be_silent, **alone)
     return {request.id: one for request, one in zip(requests, found, strict=True)}
 
 

@@ -97,7 +97,7 @@ class Engine:
         self._ids = itertools.count()
         self._seen = SeenAcceptance()
         self._continuations: dict[Request, tuple[int, ...]] = {}
-        self.measured, self.exactness = self._warm_up(made.servers)
+        self.measured, self.exactness, self._hop_s = self._warm_up(made.servers)
 
     # ------------------------------------------------------------------------------------------------- generating
 
@@ -289,7 +289,7 @@ class Engine:
         if with_replays:  # that of one needs the outcomes of all
             traces = list(traces)
             requests, silent = [job.request for job in jobs], self._drafter.may_be_silent
-            replays = replay_runs(traces, requests, plan, latencies, self.measured, silent)
+            replays = replay_runs(traces, requests, plan, latencies, self.measured, self._hop_s, silent)
         for trace in traces:
             job = by_id[trace.request]
             yield self._result(trace, job, plan, compilations.count, replays.get(trace.request), on_text)

@@ -47,8 +47,9 @@ def _layouts(config: Config) -> Iterator[Layout]:
     if mesh.target_fsdp > 1:
         raise ValueError(f"target_fsdp={mesh.target_fsdp} is not reckoned with; set mesh.target_fsdp=1")
     yield Layout(NON_SI.name, mesh.target_tp)
-    yield Layout(SI.name, mesh.target_tp, 1, mesh.drafter_tp)
-    yield Layout(DSI.name, mesh.target_tp, mesh.sp_degree, mesh.drafter_tp)
+    yield Layout(SI.name, mesh.target_tp, 1, mesh.drafter_tp, shared=mesh.drafter_shares)
+    if not mesh.drafter_shares:
+        yield Layout(DSI.name, mesh.target_tp, mesh.sp_degree, mesh.drafter_tp)
 
 
 def _answer_times(case: Case, demand: Demand) -> np.ndarray:

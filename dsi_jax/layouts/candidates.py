@@ -2,7 +2,7 @@
 
 A server's chips lie in one host: tensor parallelism sends activations in every layer. The drafter and the controller
 stand on the first host. Target servers fill that host first and then the others, and a message to another host takes
-time.
+time. Under SI drafter and target work in turn, so they may share their chips, and neither leaves any idle.
 """
 
 import dataclasses
@@ -52,11 +52,12 @@ class Layout:
     sp_degree: int = 1  # target servers
     drafter_tp: int = 0  # chips of the drafter; 0: there is none, or it runs on the host
     remote: int = 0  # target servers on other hosts than the drafter's
+    shared: bool = False  # the drafter stands on the first target's chips: both in turn, on all of them
 
     @property
     def chips(self) -> int:
         """Chips that it uses."""
-        return self.drafter_tp + self.sp_degree * self.target_tp
+        return (0 if self.shared else self.drafter_tp) + self.sp_degree * self.target_tp
 
 
 def layouts(
@@ -75,6 +76,8 @@ def layouts(
         yield from _of(NON_SI.name, room, target_tp, 0, concurrency)
         for drafter_tp in drafter_tps:
             yield from _of(SI.name, room, target_tp, drafter_tp, concurrency)
+            if 0 < drafter_tp <= target_tp <= room.per_host and concurrency == 1:
+                yield Layout(SI.name, target_tp, 1, drafter_tp, shared=True)
             yield from _of(DSI.name, room, target_tp, drafter_tp, most_useful * concurrency)
 
 

@@ -32,7 +32,7 @@ def config_of(prediction: Prediction, pair: Config, new_tokens: int, concurrency
         pair,
         algorithm=layout.algorithm,
         drafter=drafter,
-        mesh=MeshConfig(layout.sp_degree, layout.target_tp, layout.drafter_tp),
+        mesh=MeshConfig(layout.sp_degree, layout.target_tp, layout.drafter_tp, drafter_shares=layout.shared),
         lookahead="auto" if prediction.drafter_s is None else prediction.lookahead,
         max_new_tokens=new_tokens,
         concurrency=concurrency,

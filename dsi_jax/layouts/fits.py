@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from dsi_jax.layouts.candidates import Layout
 from dsi_jax.profiles.profile import Profile, ServerProfile
 
 RESERVE = 0.05  # of a chip's memory, for the runtime and the programs themselves
@@ -45,6 +46,17 @@ def split(profile: Profile, caches: int = 1) -> tuple[dict[str, tuple[int, ...]]
         else:
             misfits.append(Misfit(server.role, server.tp, needed, room))
     return fitting, misfits
+
+
+def beside(profile: Profile, layout: Layout, caches: int = 1) -> Misfit | None:
+    """What a chip that drafter and target share cannot hold; None: the layout has no such chip, or it fits."""
+    if not layout.shared or profile.capacity is None:
+        return None
+    target, drafter = profile.server("target", layout.target_tp), profile.server("drafter", layout.drafter_tp)
+    needed, room = bytes_of(target, caches) + bytes_of(drafter, caches), int((1 - RESERVE) * profile.capacity)
+    if needed <= room:
+        return None
+    return Misfit(f"target with the drafter of tp={layout.drafter_tp} on its chips", layout.target_tp, needed, room)
 
 
 def nothing_fits(profile: Profile, chips: int, misfits: list[Misfit], caches: int) -> str:

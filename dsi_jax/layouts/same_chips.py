@@ -25,7 +25,7 @@ def best_on(
     fitting, _ = fits.split(profile)
     on_host = not profile.tps("drafter")
     every = layouts(Room(chips), fitting["target"], (0,) if on_host else fitting["drafter"])
-    options = [layout for layout in every if layout.algorithm == algorithm]
+    options = [layout for layout in every if layout.algorithm == algorithm and not fits.beside(profile, layout)]
     if not options:
         return None
     longest = max(1, profile.verify_width - 1)  # more drafts would take several runs of the program

@@ -9,29 +9,32 @@ from dsi_jax.layouts.search import Answer
 from dsi_jax.policies import DSI, NON_SI, POLICIES, SI
 
 SHOWN = 10
+MANY_RUNS = 1.1  # of the verify program for a window, from which on the width is worth a hint
 
 
 def table(answer: Answer, shown: int = SHOWN) -> str:
     """The ranking: the first rows, and the best of every algorithm wherever it stands."""
     head = (
-        f"{'':>3} {'algorithm':<9} {'layout':<30} {'chips':>5} {'k':>4} {'first':>8} {'a token':>8} {'tokens':>8} "
+        f"{'':>3} {'algorithm':<9} {'layout':<36} {'chips':>5} {'k':>4} {'first':>8} {'a token':>8} {'tokens':>8} "
         f"{'a chip':>7} {'busy':>8} {'vs':>7}"
     )
     units = (
-        f"{'':>3} {'':<9} {'':<30} {'':>5} {'':>4} {'ms':>8} {'ms':>8} {'per s':>8} {'per s':>7} {'chip-ms':>8} "
+        f"{'':>3} {'':<9} {'':<36} {'':>5} {'':>4} {'ms':>8} {'ms':>8} {'per s':>8} {'per s':>7} {'chip-ms':>8} "
         f"{NON_SI.label:>7}"
     )
     best = best_of_each(answer.ranked)
     kept = {id(one) for one in [*answer.ranked[:shown], *best.values()]}
     plain = best[NON_SI.name]
     rows = [_row(i, one, plain) for i, one in enumerate(answer.ranked, start=1) if id(one) in kept]
-    return "\n".join([head, units, *rows])
+    shared = any(one.layout.shared for one in answer.ranked if id(one) in kept)
+    note = [f"{'':>4}shared: the drafter stands on the target's own chips, and they work in turn"] if shared else []
+    return "\n".join([head, units, *rows, *note])
 
 
 def _row(place: int, one: Prediction, plain: Prediction) -> str:
     lookahead = "" if one.drafter_s is None else f"{one.lookahead_now}{'a' if one.lookahead == 'auto' else ''}"
     return (
-        f"{place:>3} {POLICIES[one.layout.algorithm].label:<9} {layout_in_words(one.layout):<30} {one.chips:>5} "
+        f"{place:>3} {POLICIES[one.layout.algorithm].label:<9} {layout_in_words(one.layout):<36} {one.chips:>5} "
         f"{lookahead:>4} {1e3 * one.ttft_s:>8.1f} {1e3 * one.token_s:>8.2f} {one.tokens_per_s:>8.1f} "
         f"{one.tokens_per_s_per_chip:>7.1f} {1e3 * one.busy_chip_s:>8.2f} "
         f"{one.tokens_per_s / plain.tokens_per_s:>6.2f}x"
@@ -45,7 +48,8 @@ def layout_in_words(layout: Layout) -> str:
         targets = f"{layout.sp_degree} targets of tp {layout.target_tp}"
     if layout.algorithm == NON_SI.name:
         return targets
-    return f"{targets}, drafter {f'tp {layout.drafter_tp}' if layout.drafter_tp else 'on the host'}"
+    drafter = f"tp {layout.drafter_tp}" if layout.drafter_tp else "on the host"
+    return f"{targets}, drafter {drafter}{' shared' if layout.shared else ''}"
 
 
 def sentence(verdict: Verdict, answer: Answer) -> str:
@@ -97,6 +101,19 @@ def _half(ahead: Lead) -> float:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def hint_of_width(answer: Answer, verify_width: int) -> str | None:
+    """Say that a wider verify program would help DSI, if it would."""
+    overlapped = [one for one in answer.ranked if one.layout.algorithm == DSI.name]
+    worst = max(overlapped, key=lambda one: one.runs_per_window, default=None)
+    if worst is None or worst.runs_per_window < MANY_RUNS:
+        return None
+    return (
+        f"hint: a window of DSI takes up to {worst.runs_per_window:.2f} runs of the verify program on average "
+        f"({layout_in_words(worst.layout)}), for servers catch up on more tokens than its W = {verify_width}; a wider "
+        f"program may be as quick: --set=target.verify_width={2 * verify_width}"
+    )
 
 
 def misfits_in_words(answer: Answer) -> Sequence[str]:

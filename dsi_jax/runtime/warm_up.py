@@ -1,6 +1,7 @@
 """Before the first request: run every program once, so that nothing compiles later, measure, and look at rounding."""
 
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ class WarmedUp(NamedTuple):
 
     latencies: Latencies  # median seconds of one job on one server, the others idle, dispatch and readback included
     exactness: Exactness | None  # None: not looked at, in fast mode
+    hop_s: float  # median seconds in which tokens are brought to target 0's devices; a part of its latency
 
 
 def warm_up(
@@ -70,7 +72,16 @@ def warm_up(
             targets, rounds.request.id, prompt_length - 1, config.verify_width, config.token_ids
         )
     backend.drain()
-    return WarmedUp(latencies, exactness)
+    return WarmedUp(latencies, exactness, _hop_s(servers[target(0)]))
+
+
+def _hop_s(server: Any) -> float:
+    times = []
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        server.place()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
 
 
 class _Rounds:

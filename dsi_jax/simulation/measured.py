@@ -38,9 +38,9 @@ class MeasuredLengths:
         seconds = self._known.get(key, self._medians.get(kind))
         return self._otherwise(job) if seconds is None else count * seconds
 
-    def prefill(self, job: Job) -> float:
-        """Seconds of reading the prompt as it was; all other work as `otherwise` has it."""
-        return self.duration(job) if isinstance(job, Prefill) else self._otherwise(job)
+    def with_prefill(self, duration: Duration) -> Duration:
+        """Seconds of reading the prompt as it was; of all other work as `duration` has it."""
+        return lambda job: self.duration(job) if isinstance(job, Prefill) else duration(job)
 
 
 def _lengths(traces: Iterable[Trace]) -> Iterator[tuple[Span, float]]:

@@ -1,4 +1,4 @@
-"""Where the wall time of a run went: what is ideal, and what host, links, long forwards and void work add to it."""
+"""Where the wall time of a run went: what is ideal, and what host, hops, long forwards and void work add to it."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ class Budget:
     schedule came out of slower or quicker work, and happened to be better.
     """
 
-    ideal_s: float  # t and c exactly, one host, and void work dropped at once
+    ideal_s: float  # t and c exactly, tokens at once where they are needed, and void work dropped at once
     stale_s: float  # void work that goes on, because a launched forward cannot be stopped
-    transfer_s: float | None  # messages to other hosts; None: within one host hops are not timed, and are in `host_s`
+    transfer_s: float | None  # tokens on their way to a target's devices, or to its host; None: hidden under a floor
     width_s: float  # forwards that took longer than t and c: windows wider than W, long caches, shared cores
-    host_s: float  # the rest: controller, queues, threads, hops between devices, reading back
+    host_s: float  # the rest: controller, queues, threads
 
     @property
     def wall_s(self) -> float:
@@ -41,9 +41,9 @@ def budget(
 
     Args:
       wall_s: what the run took.
-      ideal_s: t and c, and void work dropped at once.
+      ideal_s: t and c, no hops, and void work dropped at once.
       with_stale_s: void work goes on.
-      with_links_s: messages to other hosts take time; None: there are none.
+      with_links_s: tokens take their time to the servers; None: that was not timed.
       with_forwards_s: every job takes as long as it took.
     """
     before = with_stale_s if with_links_s is None else with_links_s
@@ -60,6 +60,6 @@ def parts(one: Budget) -> Iterator[Part]:
     """List the parts of a budget in their order."""
     yield Part("ideal", one.ideal_s, "every forward at t and c, void work dropped at once", "#0072B2", "white")
     yield Part("stale work", one.stale_s, "void forwards that ran on and kept a server busy", "#DDE1E6", "#1F2933")
-    yield Part("transfer", one.transfer_s, "messages to servers on other hosts", "#CC79A7", "#2C1436")
+    yield Part("transfer", one.transfer_s, "tokens on their way to a target server", "#CC79A7", "#2C1436")
     yield Part("width", one.width_s, "forwards that took longer than t and c", "#E69F00", "#3B2800")
-    yield Part("host", one.host_s, "controller, queues, threads, hops between devices", "#009E73", "white")
+    yield Part("host", one.host_s, "controller, queues, threads", "#009E73", "white")

@@ -85,7 +85,7 @@ def _draw_widths(axes: Axes, profile: Profile) -> None:
         lines.append(_Line(f"tp {server.tp}", points, order))
     _draw_lines(axes, lines, "tokens in the window")
     _double(axes, lines)
-    title(axes, "Verify", "ms, cache half full")
+    title(axes, "Verify", f"ms{_cached(profile, 'target', 'verify')}")
 
 
 def _draw_lengths(axes: Axes, profile: Profile) -> None:
@@ -112,7 +112,7 @@ def _draw_bursts(axes: Axes, profile: Profile) -> None:
     else:
         _draw_lines(axes, lines, "tokens of one dispatch")
         _double(axes, lines)
-    title(axes, "Draft", "ms a token, cache half full")
+    title(axes, "Draft", f"ms a token{_cached(profile, 'drafter', 'draft')}")
 
 
 def _draw_reached(axes: Axes, profile: Profile) -> None:
@@ -192,6 +192,12 @@ def _bytes(count: int) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------ their parts
+
+
+def _cached(profile: Profile, role: str, program: str) -> str:
+    """How full the cache is in what `at_half` gives."""
+    lengths = {f.length for server in _servers(profile, role) for f in at_half(profile, server, program)}
+    return f", {min(lengths):,} cached" if len(lengths) == 1 else ""
 
 
 def _servers(profile: Profile, role: str) -> Iterator[ServerProfile]:

@@ -110,6 +110,10 @@ class TargetServer:
         rows = self._rows(slot, start, tuple(tokens), width, probe=True)
         return transfer.read_integers(rows.verdict)[VERDICT : VERDICT + len(tokens)]
 
+    def place(self) -> None:
+        """Bring a feed to the devices and wait for it, as every forward does before it runs; for timing it."""
+        self._put(pack_feed(0, (0,), self._programs.widths[-1])).block_until_ready()
+
     # ------------------------------------------------------------------------------------------------------- the jobs
 
     def _prefill(self, job: Prefill) -> Finish:

@@ -131,7 +131,7 @@ function budget(run) {
   }
   words.className = "parts";
   words.textContent = `wall ${run.wall_ms.toFixed(1)} ms = ` + run.budget.map((part) =>
-    part.ms === null ? `${part.name} not measured` : `${part.name} ${part.ms.toFixed(1)}`).join(" + ");
+    part.ms === null ? `${part.name} (hidden)` : `${part.name} ${part.ms.toFixed(1)}`).join(" + ");
   return [bar, words];
 }
 
