@@ -174,14 +174,14 @@ def test_the_notebook_of_layouts_answers():
     plan = printed(shown["plan"])
     ranked = [numbers(line)[-1] for line in plan.splitlines() if re.match(r" +\d ", line)]  # speedup over non-SI
     assert len(ranked) >= 6 and ranked == sorted(ranked, reverse=True)
-    (chosen,) = re.findall(r"^Use DSI: target of tp (\d), drafter tp (\d), ", plan, flags=re.MULTILINE)
+    (chosen,) = re.findall(r"^Use SI: target of tp (\d), drafter tp (\d) shared, ", plan, flags=re.MULTILINE)
     assert "does not fit: the target at tp=1 needs 16.3 GB a chip" in plan
     speeds = [numbers(line)[-2] for line in printed(shown["sweep"]).splitlines()]
     assert len(speeds) == 9 and max(speeds) > 1.3 * min(speeds)
     near, far = (line.split("hosts")[1].split() for line in cells(shown["crossover"])[1:])
-    assert near[:2] == far[:2]  # eight chips are one host, and no link is crossed
+    assert near[:2] == far[:2] and near[1] < "1"  # eight chips are one host, and no link is crossed
     assert "+1x" not in near[4] and float(near[5][:-1]) > float(far[5][:-1])  # copies pay, but not far away
-    assert f"mesh=MeshConfig(target_tp={chosen[0]}, drafter_tp={chosen[1]})" in printed(shown["card"])
+    assert f"MeshConfig(target_tp={chosen[0]}, drafter_tp={chosen[1]}, drafter_shares=True)" in printed(shown["card"])
 
 
 def cells(outputs: list) -> list[str]:
