@@ -11,7 +11,7 @@ import pytest
 from dsi_jax import ModelSource, Sampling
 from dsi_jax.aot import check, depth, facts, ledger, lower, matrix, needs, predict, survey, topology, words
 from dsi_jax.aot.facts import ProgramFacts
-from dsi_jax.aot.hlo import Collective
+from dsi_jax.aot.links import Collective
 from dsi_jax.aot.problems import problems
 from dsi_jax.base import Verification
 from dsi_jax.models.config import SlidingWindow

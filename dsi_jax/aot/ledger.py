@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from dsi_jax.aot import facts, hlo, hlo_text, needs, survey
+from dsi_jax.aot import facts, hlo, hlo_text, links, needs, survey
 from dsi_jax.aot.matrix import Found
 from dsi_jax.files import append_line
 
@@ -43,7 +43,7 @@ class Ledger:
 def fingerprint(server: survey.Server, name: str, topology: str, layers: int) -> str:
     """A word for a program as it will be compiled: its lowered text, the chip, the compiler, and how it is counted."""
     digest = hashlib.sha256(survey.call_of(server, name, layers).lower().as_text().encode())
-    for module in (hlo, hlo_text, facts, needs):
+    for module in (hlo, hlo_text, links, facts, needs):
         digest.update(Path(module.__file__).read_bytes())
     for word in (topology, server.role, name, *versions()):
         digest.update(word.encode())
