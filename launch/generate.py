@@ -63,6 +63,8 @@ def main() -> None:
     prompts = read_prompts(config)
     latencies = read_latencies()
     profile = read_profile(_PROFILE.value) if _PROFILE.value else None
+    if profile and latencies:
+        raise ValueError("--profile has no effect with --backend=paced, where floors are set; leave one of them out")
     if _REPEATS.value is not None and _REPEATS.value < 1:
         raise ValueError(f"--repeats={_REPEATS.value} must be at least 1")
     out = _show.check_out(_OUT.value) if _OUT.value else None

@@ -83,6 +83,8 @@ def main() -> None:
     )
     verdict = recommend(answer)
     print("\n".join([facts(profile, answer), words.table(answer), *words.misfits_in_words(answer)]))
+    if hint := words.hint_of_width(answer, profile.verify_width):
+        print(hint)
     print(words.sentence(verdict, answer))
     if out:
         save(out, profile, pair, answer, verdict)
@@ -193,7 +195,7 @@ def warn(profile: Profile, pair: dsi_jax.Config, devices: int) -> None:
 # ------------------------------------------------------------------------------------------------------- what is told
 
 LABELS = {
-    "measured": "measured there",
+    "measured": "measured",
     "compiled": "compiled for, not run on",
     "roofline": "by the roofline of published numbers, not compiled and not run",
 }
@@ -203,10 +205,11 @@ def facts(profile: Profile, answer: search.Answer) -> str:
     room, demand = answer.room, answer.demand
     hosts = f" on {room.hosts} hosts, {1e6 * demand.link_s:g} us between them" if room.hosts > 1 else ""
     crowd = f", {demand.concurrency} sequences at once" if demand.concurrency > 1 else ""
+    shared = ", with the slowdown that was measured where servers work at the same time" if profile.contention else ""
     return (
         f"{profile.target} with {profile.drafter or 'an n-gram'} on {room.chips} x {profile.chip}{hosts}: acceptance "
         f"{demand.acceptance:g}, {_PROMPT.value} + {demand.new_tokens} tokens{crowd}\n"
-        f"latencies: {LABELS[profile.source]}; {len(answer.tried)} layouts tried in virtual time\n"
+        f"latencies: {LABELS[profile.source]}{shared}; {len(answer.tried)} layouts tried in virtual time\n"
     )
 
 

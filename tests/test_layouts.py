@@ -18,7 +18,7 @@ from dsi_jax.layouts.rank import Lead, lead, recommend
 from dsi_jax.layouts.search import best_layouts, search
 from dsi_jax.planning.lookahead import over_links
 from dsi_jax.policies import DSI, NON_SI, POLICIES, SI
-from dsi_jax.profiles.profile import Forward, Profile, ServerProfile
+from dsi_jax.profiles.profile import Contention, Forward, Profile, ServerProfile
 from dsi_jax.simulation.setting import virtual_run
 
 TOKENS, RUNS = 20, 32  # everywhere the same, so that few array programs are compiled
@@ -219,6 +219,17 @@ def test_host_and_transfer_are_in_the_latencies_and_prompts_take_whole_runs():
     assert costs.drafter_prefill_s == pytest.approx(3 * 2e-3)
 
 
+def test_servers_that_share_cores_slow_each_other_down():
+    slow = (Contention("target", 1, 2, 1.5), Contention("target", 1, 4, 2.5), Contention("drafter", 1, 4, 3.0))
+    profile = profile_of({1: 10.0}, {1: 2.0}, contention=slow)
+    of = lambda name, sp_degree, n=1: costs_of(profile, Layout(name, 1, sp_degree, 1), 1, TOKENS, concurrency=n)  # noqa: E731
+    assert of(NON_SI.name, 1).target_s == of(SI.name, 1).target_s == pytest.approx(0.010)  # one works at a time
+    assert of(DSI.name, 1).target_s == pytest.approx(0.015)
+    assert (of(DSI.name, 3).target_s, of(DSI.name, 3).drafter_s) == (pytest.approx(0.025), pytest.approx(0.006))
+    assert of(NON_SI.name, 4, n=4).target_s == pytest.approx(0.025)
+    assert of(SI.name, 1, n=2).target_s == pytest.approx(0.015)
+
+
 # ----------------------------------------------------------------------------------------------------------- ranking
 
 
@@ -372,6 +383,16 @@ def test_the_sentence_says_what_the_ranking_has():
         assert ahead.ratio == pytest.approx(rival.answer_s / choice.answer_s)
     shown = words.table(answer, shown=1)
     assert all(POLICIES[name].label in shown for name in POLICIES)
+
+
+def test_a_narrow_verify_program_is_hinted_at():
+    wide, narrow = (answer_of(profile_of({1: 20.0}, {1: 2.0}, width=width), 8, 0.9) for width in (64, 4))
+    assert words.hint_of_width(wide, 64) is None
+    most = max(one.runs_per_window for one in narrow.ranked if one.layout.algorithm == DSI.name)
+    assert f"takes up to {most:.2f} runs" in words.hint_of_width(narrow, 4)
+    assert "--set=target.verify_width=8" in words.hint_of_width(narrow, 4)
+    assert narrow.ranked[0].answer_s > wide.ranked[0].answer_s
+    assert all(one.runs_per_window == pytest.approx(1) for one in wide.ranked)
 
 
 # -------------------------------------------------------------------------------------------------------------- card

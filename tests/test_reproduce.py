@@ -50,7 +50,7 @@ BAD_ARTIFACTS = {
     "out": (["--artifact=timeline", "--out={files}/trace.json"], "is not writable"),
     "artifact": (
         ["--artifact=figures"],
-        "value should be one of <table|heatmap|timeline|algorithm1|latency|acceptance|all>",
+        "value should be one of <table|heatmap|timeline|algorithm1|crossover|latency|acceptance|all>",
     ),
 }
 

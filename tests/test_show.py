@@ -10,6 +10,7 @@ import pytest
 from dsi_jax.base import Commit, Forecast, Plan
 from dsi_jax.policies import DSI, NON_SI, POLICIES, SI
 from tests import runs
+from tests.test_equal_devices import profile
 
 ROOT = Path(__file__).parent.parent
 TRACES = {"non_si": runs.NON_SI, "si": dataclasses.replace(runs.DSI, algorithm="si", label="SI"), "dsi": runs.DSI}
@@ -111,6 +112,24 @@ def test_servers_that_round_differently_are_told_in_the_report(show, tmp_path):
     show.save(tmp_path, engine, show.run_policies(engine, ["a"], [NON_SI, DSI], None))
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert report["exact"] == "no, target_2 rounds differently" and report["identical"] is None
+
+
+def test_a_profile_predicts_and_says_where_it_was_made(show, capsys):
+    import _summary
+
+    one = profile({1: 20.0, 2: 12.0}, {1: 2.0})
+    config = SimpleNamespace(target=SimpleNamespace(path="embedded:target"))
+    predict = _summary.predictor(one, config)
+    told = capsys.readouterr().out
+    assert "the profile was measured on chip, here 8 x cpu" in told and "the profile's target is big" in told
+    dsi = dataclasses.replace(runs.measure(runs.DSI), backend="device", prompt_tokens=1)  # 6 tokens, a = 3/4
+    assert predict("non_si", [dsi]) == (pytest.approx(1 / 0.012), "target of tp 2")
+    rate, layout = predict("si", [dsi])
+    assert layout == "target of tp 2, drafter tp 1" and 1 / 0.012 < rate < 6 / (6 * 0.002 + 0.012)
+    assert predict("si", [dataclasses.replace(dsi, judged_drafts=0, accepted_drafts=0)]) is None
+    text = _summary.in_words(Notes(), [dsi], predict)
+    assert "the same 3 devices give 83.3 under non-SI (predicted: target of tp 2) and" in text
+    assert "identical: not compared" in text and "where the time went" not in text
 
 
 def test_columns_show_each_text_as_far_as_it_was_when_the_first_was_complete(show):

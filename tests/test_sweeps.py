@@ -17,7 +17,7 @@ import pytest
 
 from dsi_jax import files
 from dsi_jax.array_programs.compare import blocks_of, draw_outcomes
-from dsi_jax.base import Span
+from dsi_jax.base import Failed, Span, WorkerError
 from dsi_jax.config import Config, DrafterConfig
 from dsi_jax.placement.mesh import MeshConfig, carve
 from dsi_jax.policies import DSI, NON_SI, POLICIES, SI
@@ -374,6 +374,16 @@ def test_what_was_not_run_is_predicted_by_a_profile_and_said_to_be():
     assert (rows[0].same_chips["non_si"].tokens_per_s, rows[0].same_chips["non_si"].source) == (49.0, "virtual")
 
 
+def test_on_shared_devices_only_policies_that_work_in_turn_are_run():
+    tasks_ = virtual_tasks("mesh.drafter_shares=false,true", "mesh.target_tp=2", seeds=[0])
+    ran = [(task.setup.point.mesh.drafter_shares, task.policy.name) for task in tasks_]
+    assert ran == [(False, "non_si"), (False, "si"), (False, "dsi"), (True, "non_si"), (True, "si")]
+    lines_ = [{"key": t.key} | t.shared | t.case | {"run": dataclasses.asdict(virtual.run(t))} for t in tasks_]
+    rows = {(row.fields["mesh.drafter_shares"], row.algorithm): row for row in summary.summarise(lines_)}
+    assert (rows[False, "si"].chips_held, rows[True, "si"].chips_held) == (3, 2)
+    assert rows[False, "si"].tokens_per_s == rows[True, "si"].tokens_per_s  # they wait for each other anyway
+
+
 def test_latencies_come_from_the_pace_first_and_then_from_the_profile():
     profile = profile_of({1: 20.0, 2: 12.0}, {1: 4.0})
     found = latencies_of(Pace(drafter_ms=3.0), MeshConfig(4, 2, 1), 20, profile, prefill=False)
@@ -535,6 +545,32 @@ def test_one_engine_serves_all_points_that_differ_in_calls_alone(tmp_path):
         assert [options["acceptance"] for name, options in engine.calls if name == "dsi"][-1] == rate
     assert {one.chips for one in seen} == {3}
     assert {one.chips_held for one in seen} == {5}
+
+
+def test_a_failed_run_is_kept_with_its_error_and_the_next_has_a_new_engine(tmp_path, monkeypatch):
+    Notes.made.clear()
+    setup = Setup(points("mesh.sp_degree=2")[0], "device", None, "cpu")
+    todo = list(tasks([setup], [DSI], [0, 1], ["p"], 1))
+    good = Notes.generate
+
+    def fails(self, prompts, algorithm, **options):
+        if len(Notes.made) > 1 or not self.calls:  # the second call of the first engine: a counted one
+            return good(self, prompts, algorithm, **options)
+        error = WorkerError(Failed("target_0", 1, 0, "OSError", "gone"))
+        error.results = good(self, prompts, algorithm, **options)
+        error.results[0].run = dataclasses.replace(error.results[0].run, error=str(error))
+        raise error
+
+    monkeypatch.setattr(Notes, "generate", fails)
+    monkeypatch.setattr(sweep, "DeviceRunner", lambda: devices.DeviceRunner(Notes))
+    said = []
+    with runs.RunFile(tmp_path) as file:
+        assert sweep.run(todo, file, said.append) == []
+    assert [line["run"]["error"] for line in lines(tmp_path)] == ["target_0 failed: gone", None]
+    assert said == ["mesh.sp_degree=2 dsi: target_0 failed: gone"]
+    assert [engine.closed for engine in Notes.made] == [True, True]
+    with runs.RunFile(tmp_path) as file:
+        assert file.missing(todo) == todo[:1]
 
 
 def test_points_without_an_engine_are_skipped_once_and_the_rest_runs(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import math
 
 from dsi_jax.base import DRAFTER, ONE_HOST, Digest, Draft, Forecast, Job, Links, Prefill, Verify
 from dsi_jax.layouts.candidates import Layout
+from dsi_jax.policies import SI, find_policy
 from dsi_jax.profiles.profile import Profile
 from dsi_jax.simulation.links import links_of_remote
 
@@ -41,17 +42,21 @@ class Costs:
         return math.ceil(tokens / self.verify_width) if self.several_runs else 1
 
 
-def costs_of(profile: Profile, layout: Layout, prompt_tokens: int, new_tokens: int, link_s: float = 0.0) -> Costs:
+def costs_of(
+    profile: Profile, layout: Layout, prompt_tokens: int, new_tokens: int, link_s: float = 0.0, concurrency: int = 1
+) -> Costs:
     """Look up what the forwards of a layout take.
 
     The host's work and a hop of token ids come on top of every target forward, for each of them waits for what was
-    drafted or settled last; the host's work alone on top of every draft.
+    drafted or settled last; the host's work alone on top of every draft. Where servers share cores, and a profile has
+    measured how that slows them down, all servers of the layout that can work at the same time are taken to do so.
 
     Args:
       profile: of the pair.
       layout: chips of each server.
       prompt_tokens, new_tokens: how long the caches are: latencies are those in the middle of the answer.
       link_s: of a message from one host to another, one way.
+      concurrency: sequences under way at once.
 
     Raises:
       ValueError: the profile does not know a server or a program.
@@ -59,18 +64,29 @@ def costs_of(profile: Profile, layout: Layout, prompt_tokens: int, new_tokens: i
     length = min(prompt_tokens + new_tokens // 2, profile.max_length)
     width = profile.verify_width
     target_s = profile.seconds("target", layout.target_tp, "verify", width, length)
+    at_work = servers_at_work(layout, concurrency)
+    target_s *= profile.slowdown("target", at_work) or 1.0
+    draft_s = _draft_s(profile, layout.drafter_tp, length) * (profile.slowdown("drafter", at_work) or 1.0)
     target_prefill_s = _prefill_s(profile, "target", layout.target_tp, prompt_tokens)
     drafter_prefill_s = _prefill_s(profile, "drafter", layout.drafter_tp, prompt_tokens) if layout.drafter_tp else 0.0
     if layout.shared:  # they read the prompt one after the other
         target_prefill_s = drafter_prefill_s = target_prefill_s + drafter_prefill_s
     return Costs(
         target_s + profile.host_s + profile.transfer_s,
-        _draft_s(profile, layout.drafter_tp, length) + profile.host_s,
+        draft_s + profile.host_s,
         target_prefill_s,
         drafter_prefill_s,
         width,
         links_of_remote(layout.sp_degree, layout.remote, link_s),
     )
+
+
+def servers_at_work(layout: Layout, concurrency: int = 1) -> int:
+    """How many servers can work at the same time: of one sequence, non-SI and SI keep one busy."""
+    policy = find_policy(layout.algorithm)
+    targets = min(layout.sp_degree, concurrency * policy.targets(layout.sp_degree))
+    drafter = policy.drafts and layout.drafter_tp > 0 and (policy is not SI or concurrency > 1)
+    return targets + drafter
 
 
 def _draft_s(profile: Profile, tp: int, length: int) -> float:

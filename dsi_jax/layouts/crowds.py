@@ -4,7 +4,7 @@ import numpy as np
 
 from dsi_jax.array_programs.crowds import virtual_crowd
 from dsi_jax.array_programs.intervals import interval
-from dsi_jax.layouts.predict import Case, Demand, Prediction, busy_chip_s, plan_of
+from dsi_jax.layouts.predict import Case, Demand, Prediction, busy_chip_s, plan_of, runs_per_window
 from dsi_jax.policies import find_policy
 
 
@@ -38,6 +38,7 @@ def predict_crowd(case: Case, demand: Demand, seeds: int) -> Prediction:
         float(times.mean() - ttft_s) / max(1, count - 1),
         float(demand.concurrency * count / ends_s),
         busy / count,
+        runs_per_window(every, case.costs),
         seeds,
         times,
     )

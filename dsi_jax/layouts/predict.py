@@ -66,6 +66,7 @@ class Prediction:
     token_s: float  # per token behind the first
     tokens_per_s: float  # of all sequences together
     busy_chip_s: float  # per token: seconds of work times the chips that do it, void work included
+    runs_per_window: float  # of the verify program: above 1, windows catch up on more tokens than it is wide
     runs: int
     times: np.ndarray = dataclasses.field(compare=False, repr=False)  # float64[runs] of answers, for paired comparisons
 
@@ -123,6 +124,7 @@ def predict(case: Case, demand: Demand, times: np.ndarray) -> Prediction:
         (answer_s - ttft_s) / max(1, count - 1),
         count / answer_s,
         float(busy) / count,
+        runs_per_window(traces, case.costs),
         len(times),
         times,
     )
@@ -151,6 +153,12 @@ def event_run(case: Case, demand: Demand, wrong: np.ndarray, plan: Plan | None =
     rejected = frozenset(1 + i for i, is_wrong in enumerate(wrong) if is_wrong)
     backend = VirtualBackend(RecordedOracle(tokens, rejected, frozenset()), case.costs.duration, case.costs.links)
     return loop.run(plan or plan_of(case, demand), Request(prompt, len(wrong)), backend)
+
+
+def runs_per_window(traces: Sequence[Trace], costs: Costs) -> float:
+    """How many runs of the verify program a window takes on average."""
+    windows = [span for trace in traces for span in trace.spans if span.kind == "verify"]
+    return float(np.mean([(span.end_s - span.start_s) / costs.target_s for span in windows]))
 
 
 def busy_chip_s(layout: Layout, trace: Trace) -> float:

@@ -108,8 +108,9 @@ def search(
     _check(acceptance, link_s, new_tokens, prompt_tokens, concurrency, objective, runs)
     room = Room(chips, hosts)
     fitting, misfits = fits.split(profile, concurrency)
-    on_host = not profile.tps("drafter")
-    options = list(layouts(room, fitting["target"], (0,) if on_host else fitting["drafter"], concurrency))
+    target_tps = quicker(profile, "target", "verify", fitting["target"])
+    drafter_tps = quicker(profile, "drafter", "draft", fitting["drafter"]) if profile.tps("drafter") else (0,)
+    options = list(layouts(room, target_tps, drafter_tps, concurrency))
     crowded = {layout: misfit for layout in options if (misfit := fits.beside(profile, layout, concurrency))}
     options = [layout for layout in options if layout not in crowded]
     misfits += crowded.values()
@@ -117,7 +118,7 @@ def search(
         raise ValueError(fits.nothing_fits(profile, room.per_host, misfits, concurrency))
     wrong = draw_outcomes(acceptance, runs, new_tokens, seed) if wrong is None else wrong
     demand = Demand(acceptance, wrong, link_s, concurrency, seed)
-    costs = {layout: costs_of(profile, layout, prompt_tokens, new_tokens, link_s) for layout in options}
+    costs = {layout: costs_of(profile, layout, prompt_tokens, new_tokens, link_s, concurrency) for layout in options}
     cases = list(_cases(options, costs, lookaheads, demand))
     tried = _try_crowds(cases, demand) if concurrency > 1 else _play(_try(cases, demand), demand, kept)
     chosen = _shortlist(tried, objective, kept)

@@ -9,6 +9,7 @@ from dsi_jax.layouts.search import Answer
 from dsi_jax.policies import DSI, NON_SI, POLICIES, SI
 
 SHOWN = 10
+MANY_RUNS = 1.1  # of the verify program for a window, from which on the width is worth a hint
 
 
 def table(answer: Answer, shown: int = SHOWN) -> str:
@@ -100,6 +101,19 @@ def _half(ahead: Lead) -> float:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def hint_of_width(answer: Answer, verify_width: int) -> str | None:
+    """Say that a wider verify program would help DSI, if it would."""
+    overlapped = [one for one in answer.ranked if one.layout.algorithm == DSI.name]
+    worst = max(overlapped, key=lambda one: one.runs_per_window, default=None)
+    if worst is None or worst.runs_per_window < MANY_RUNS:
+        return None
+    return (
+        f"hint: a window of DSI takes up to {worst.runs_per_window:.2f} runs of the verify program on average "
+        f"({layout_in_words(worst.layout)}), for servers catch up on more tokens than its W = {verify_width}; a wider "
+        f"program may be as quick: --set=target.verify_width={2 * verify_width}"
+    )
 
 
 def misfits_in_words(answer: Answer) -> Sequence[str]:

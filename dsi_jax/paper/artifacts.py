@@ -9,14 +9,17 @@ from tqdm import tqdm
 
 from dsi_jax.config import Config
 from dsi_jax.files import replaced, write_json, write_text
-from dsi_jax.paper import algorithm1_example, example, heatmap, protocols, table
+from dsi_jax.paper import algorithm1_example, crossover, example, heatmap, protocols, table
+from dsi_jax.paper.figures.crossover import crossover_png
 from dsi_jax.paper.figures.example import example_png
 from dsi_jax.paper.figures.heatmap import heatmap_png
 from dsi_jax.paper.figures.table import table_png
 from dsi_jax.paper.markdown import markdown
 from dsi_jax.paper.models import SyntheticModels
+from dsi_jax.paper.protocols.crossover import Crossover, Found, find_crossover, published_beside_roofline
 from dsi_jax.paper.rows import Result, Row
 from dsi_jax.paper.threads import to_trace
+from dsi_jax.profiles.chips import Chips
 from dsi_jax.telemetry import plots
 from dsi_jax.telemetry.timeline_html import Panel, write_timeline_html
 
@@ -34,6 +37,8 @@ class Options:
     step: float = 0.01  # heatmap: of both axes
     models: SyntheticModels = algorithm1_example.MODELS  # algorithm1
     algorithm1_tokens: int = algorithm1_example.NEW_TOKENS
+    crossover: Crossover | None = None
+    chips: Chips | None = None  # crossover: the table of chips
     pair: Config = Config()  # latency, acceptance
     prompts: Sequence[str] | None = None  # latency, acceptance; None: built-in ones
     prompt_count: int = 50  # of the built-in ones
@@ -122,6 +127,26 @@ def make_algorithm1(out: Path, options: Options) -> str:
     return f"{one.in_words()}\nwrote {out}/algorithm1.json, algorithm1.png, algorithm1.html"
 
 
+def make_crossover(out: Path, options: Options) -> str:
+    """Best layouts over chips and links: crossover.json, crossover.md, crossover.png."""
+    card = options.crossover
+    if card is None or options.chips is None:
+        raise ValueError("the crossover needs a card of it and a table of chips; give both in Options")
+    chip = options.chips.find(card.chip)
+    published = published_beside_roofline(card, chip)
+    found: list[Found] = []
+    for one in find_crossover(card, chip):
+        found.append(one)
+        write_json(out / "crossover.json", crossover.as_json(card, found, published), indent=1)  # what is done is kept
+    facts = (
+        f"Predicted by the roofline of {chip.kind}, not run: {card.host_us:g} us of host a forward, verify width "
+        f"{card.verify_width}, {card.new_tokens} tokens, SP up to {card.most_sp}"
+    )
+    write_text(out / "crossover.md", f"{facts}.\n\n{crossover.markdown(found, published)}\n")
+    crossover_png(out / "crossover.png", found, published, facts)
+    return f"{crossover.gains(found)}\nwrote {out}/crossover.json, crossover.md, crossover.png"
+
+
 def make_latency(out: Path, options: Options) -> str:
     """Latencies of both models of a pair, measured by the paper's protocol: latency.json."""
     prompts = _prompts(options)
@@ -154,6 +179,7 @@ MAKERS: dict[str, Callable[[Path, Options], str]] = {
     "heatmap": make_heatmaps,
     "timeline": make_timeline,
     "algorithm1": make_algorithm1,
+    "crossover": make_crossover,
     "latency": make_latency,
     "acceptance": make_acceptance,
 }
