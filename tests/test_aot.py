@@ -203,6 +203,7 @@ def test_a_ledger_finds_what_it_kept_and_passes_over_a_line_cut_off(tmp_path):
         file.write('{"fingerprint": "three", "facts": {"ro')
     again = ledger.Ledger(book.path)
     assert (again.find("one"), again.find("two"), again.find("three")) == (GOOD, refused, None)
+    assert [again.has_seen("tiny", "v5e:2x2", 2, name) for name in ("prefill", "settle p/q")] == [True, False]
 
 
 def test_a_fingerprint_tells_programs_apart(mesh, monkeypatch):
