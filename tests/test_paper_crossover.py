@@ -42,7 +42,7 @@ def test_cells_are_those_asked_for(found):
         ("50 us between hosts of 8", 32),  # on one host there is no link
         *(("one host, no TP", chips) for chips in (1, 8, 32)),
     ]
-    assert set(found.cells[0].best) == {"non_si"}  # one chip is no pair's
+    assert set(found.cells[0].best) == {"non_si", "si"}  # on one chip they take turns
 
 
 def test_layouts_have_room(found):
@@ -50,6 +50,9 @@ def test_layouts_have_room(found):
         room = Room(cell.chips, 1 if cell.place.link_us is None else cell.chips // SMALL.per_host)
         for choice in cell.best.values():
             layout = choice.layout
+            if layout.shared:
+                assert layout.target_tp == layout.chips <= room.per_host and layout.algorithm == "si"
+                continue
             here, everywhere = room.servers(layout.target_tp, layout.drafter_tp)
             assert layout.sp_degree <= min(everywhere, SMALL.most_sp) and layout.chips <= cell.chips
             assert layout.remote == max(0, layout.sp_degree - here)
@@ -102,6 +105,8 @@ def test_words_of_a_cell():
     assert sp_gain(cell) == pytest.approx(1.2)
     tie = dataclasses.replace(cell, best=best | {"dsi_sp": dataclasses.replace(best["dsi_sp"], token_ms=2.38)})
     assert tie.kind == "dsi_1"  # the simpler one where the gain is less than a hundredth
+    shared = choice("si", 2.0, target_tp=8, drafter_tp=2, shared=True)
+    assert str(shared) == "SI 2 in 8" and shared.layout.chips == 8
     alone = Cell(Place("here"), 1, {"non_si": best["non_si"]})
     assert (str(alone.choice), speedups(alone), sp_gain(alone)) == ("non-SI 8", "1.00x", None)
 
