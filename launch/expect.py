@@ -49,13 +49,13 @@ def main() -> None:
     profile = read_profile(_PROFILE.value) if _PROFILE.value else reckon(config)
     needed = as_given.check_fit(config, profile)
     found = as_given.predict_config(config, profile, _ACCEPTANCE.value, _PROMPT.value)
-    dsi = found[-1]
+    last = found[-1]
     print(
-        f"{_CONFIG.value} on {profile.chip}: {layout_in_words(dsi.layout)}, {dsi.chips} chips\n"
+        f"{_CONFIG.value} on {profile.chip}: {layout_in_words(last.layout)}, {last.chips} chips\n"
         f"latencies: {SOURCES[profile.source]}; nothing was run\n"
         f"bytes a chip: {', '.join(f'{role} {size(count)}' for role, count in needed.items())}"
         f"{f' of {size(profile.capacity)}' if profile.capacity else ''}\n"
-        f"t = {1e3 * dsi.target_s:.2f} ms, c = {1e3 * dsi.drafter_s:.2f} ms, host included; "
+        f"t = {1e3 * last.target_s:.2f} ms, c = {1e3 * last.drafter_s:.2f} ms, host included; "
         f"acceptance {_ACCEPTANCE.value:g}, {_PROMPT.value} + {config.max_new_tokens} tokens"
     )
     for one in found:
@@ -87,8 +87,9 @@ def shape(source: ModelSource) -> Shape:
 
 def row(one: Prediction, plain: Prediction) -> str:
     lookahead = "" if one.layout.algorithm == "non_si" else f", lookahead {one.lookahead_now}"
+    chips = "1 chip" if one.chips == 1 else f"{one.chips} chips"
     return (
-        f"{POLICIES[one.layout.algorithm].label:<7} {one.tokens_per_s:8.1f} tokens/s on {one.chips} chips, "
+        f"{POLICIES[one.layout.algorithm].label:<7} {one.tokens_per_s:8.1f} tokens/s on {chips}, "
         f"{one.tokens_per_s / plain.tokens_per_s:.2f}x non-SI{lookahead}"
     )
 

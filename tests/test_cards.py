@@ -146,6 +146,10 @@ def test_predictions_are_those_of_a_hand():
     assert non_si.answer_s == pytest.approx(4e-3 + 20 * 8e-3)
     assert si.answer_s == pytest.approx(4e-3 + 10 * (2e-3 + 8e-3))
     assert dsi.answer_s == pytest.approx(4e-3 + 19 * 2e-3 + 8e-3)
+    shares = dataclasses.replace(config.mesh, sp_degree=1, drafter_shares=True)
+    found = predict_config(dataclasses.replace(config, mesh=shares), toy(), acceptance=1.0, prompt_tokens=33, runs=2)
+    assert [(one.layout.algorithm, one.chips) for one in found] == [("non_si", 1), ("si", 1)]
+    assert found[1].answer_s == pytest.approx(8e-3 + 10 * (2e-3 + 8e-3))  # they read the prompt in turn too
     with_host = predict_config(config, toy(host_s=1e-3), acceptance=1.0, prompt_tokens=33, runs=2)
     assert with_host[0].answer_s == pytest.approx(4e-3 + 20 * 9e-3, abs=2e-3)
 
@@ -157,6 +161,9 @@ def test_what_does_not_fit_is_told_by_its_bytes():
         ValueError, match=r"target_tp=1: the target needs 0.0 MB a chip, and a toy has room for 0.0 MB;"
     ):
         check_fit(config, toy(capacity=1000))  # a share is kept for the programs
+    shares = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, drafter_shares=True))
+    with pytest.raises(ValueError, match=r"on its chips at tp=1 needs .*; set mesh\.drafter_shares=false"):
+        check_fit(shares, toy(capacity=2000))
     both = dataclasses.replace(config, concurrency=2)
     with pytest.raises(ValueError, match=r"raise mesh\.target_tp, or lower max_length"):
         predict_config(both, toy(capacity=1200), acceptance=0.5)

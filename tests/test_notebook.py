@@ -1,5 +1,6 @@
 """The notebooks, executed as their readers would: no cell fails, and they show what they promise."""
 
+import dataclasses
 import functools
 import re
 from pathlib import Path
@@ -9,9 +10,13 @@ import nbformat
 import pytest
 
 from dsi_jax import config
+from dsi_jax.checkpoints.open import ModelSource
+from dsi_jax.checkpoints.shapes import open_shapes
+from dsi_jax.models.config import ModelConfig
 from dsi_jax.paper.heatmap import by_closed_forms, summary
 from dsi_jax.paper.rows import Row
 from dsi_jax.policies import POLICIES
+from dsi_jax.profiles.chips import Chip, Chips
 from dsi_jax.simulation.setting import Setting
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +26,11 @@ NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 @functools.cache
 def read(name: str) -> nbformat.NotebookNode:
     return nbformat.read(ROOT / "colab" / f"{name}.ipynb", as_version=4)
+
+
+def source_of(name: str, cell_id: str) -> str:
+    (cell,) = [cell for cell in read(name).cells if cell.id == cell_id]
+    return cell.source
 
 
 @functools.cache
@@ -42,7 +52,7 @@ def is_drawn(outputs: list) -> bool:
 
 
 def numbers(line: str) -> list[float]:
-    return [float(number) for number in re.findall(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-])", line)]
+    return [float(number) for number in re.findall(r"(?<![\w.-])\d+(?:\.\d+)?", line)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -103,8 +113,8 @@ def test_nothing_was_complained_about(quickstart):
 
 def test_the_papers_rows_are_those_of_the_card():
     """The notebook writes them out, for its reader; the card is what the launchers take."""
-    (cell,) = [cell for cell in read("paper").cells if cell.id == "table"]
-    rows = cell.source[cell.source.index("rows = [") : cell.source.index("]\n") + 1]
+    source = source_of("paper", "table")
+    rows = source[source.index("rows = [") : source.index("]\n") + 1]
     known = {"Row": Row, "Setting": Setting}
     exec(rows, known)
     assert tuple(known["rows"]) == config.load(ROOT / "configs" / "paper_table.py").rows
@@ -132,3 +142,47 @@ def test_the_paper_notebook_shows_its_figures():
     assert copies[0][1] < 1 < copies[0][2] and copies[-1][1] > 1.18  # with one copy the paper's rule loses to SI
     non_si, _, dsi, most = (numbers(line)[-1] for line in printed(shown["own"]).splitlines())
     assert non_si == pytest.approx(1e3 / 30, abs=0.05) and non_si < dsi < most
+
+
+# ------------------------------------------------------------------------------------------------------ mesh layouts
+
+
+def test_the_models_and_the_chip_of_the_notebook_are_those_of_the_cards():
+    """It writes their numbers out, for its reader; other fields than these have no say in its figures."""
+    known: dict = {}
+    exec(source_of("mesh_layouts", "models"), known)
+    fields = ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width", "tied_head", "max_length")
+    for name, written in (("llama-3-8b", known["large"]), ("llama-3.2-1b", known["small"])):
+        source = ModelSource(str(ROOT / "configs" / "models" / name), max_length=2048, dtype="bfloat16")
+        published = open_shapes(source).config
+        assert isinstance(written, ModelConfig) and written.dtype == published.dtype
+        assert [getattr(written, field) for field in fields] == [getattr(published, field) for field in fields]
+    chip, published = known["v5e"], config.load(ROOT / "configs" / "chips.py", kind=Chips).find("v5e")
+    for field in dataclasses.fields(Chip):
+        if field.name not in ("sources", "assumed"):
+            assert getattr(chip, field.name) == getattr(published, field.name), field.name
+
+
+@pytest.mark.slow
+def test_the_notebook_of_layouts_answers():
+    """One test, so that no two processes of a test run execute the notebook."""
+    shown = executed("mesh_layouts")
+    assert is_drawn(shown["plan"]) and is_drawn(shown["sweep"])
+    lines = printed(shown["roofline"]).splitlines()
+    assert len(lines) == 8 and ["does not fit" in line for line in lines] == [True] + [False] * 7
+    assert re.search(r"(recorded|compiled now): traffic 1\.0\d times what it must read; 0 ", printed(shown["compile"]))
+    plan = printed(shown["plan"])
+    ranked = [numbers(line)[-1] for line in plan.splitlines() if re.match(r" +\d ", line)]  # speedup over non-SI
+    assert len(ranked) >= 6 and ranked == sorted(ranked, reverse=True)
+    (chosen,) = re.findall(r"^Use SI: target of tp (\d), drafter tp (\d) shared, ", plan, flags=re.MULTILINE)
+    assert "does not fit: the target at tp=1 needs 16.3 GB a chip" in plan
+    speeds = [numbers(line)[-2] for line in printed(shown["sweep"]).splitlines()]
+    assert len(speeds) == 9 and max(speeds) > 1.3 * min(speeds)
+    near, far = (line.split("hosts")[1].split() for line in cells(shown["crossover"])[1:])
+    assert near[:2] == far[:2] and near[1] < "1"  # eight chips are one host, and no link is crossed
+    assert "+1x" not in near[4] and float(near[5][:-1]) > float(far[5][:-1])  # copies pay, but not far away
+    assert f"MeshConfig(target_tp={chosen[0]}, drafter_tp={chosen[1]}, drafter_shares=True)" in printed(shown["card"])
+
+
+def cells(outputs: list) -> list[str]:
+    return [line for line in printed(outputs).splitlines() if "chips" in line or "hosts" in line]

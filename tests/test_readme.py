@@ -76,6 +76,7 @@ COSTLY = {
     "plan": "tests/test_plan.py runs it",
     "benchmark_planner": "minutes",
     "sweep": "tests/test_sweeps.py runs it",
+    "expect": "tests/test_cards.py runs it",
     "compile_for": "needs libtpu; tests/test_aot.py runs it as far as it goes without",
     "tpu_check": "needs libtpu, and minutes",
     "write_docs": "writes to docs/; its pages are compared below",

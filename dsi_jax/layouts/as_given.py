@@ -8,7 +8,7 @@ from dsi_jax.array_programs.compare import draw_outcomes
 from dsi_jax.config import Config
 from dsi_jax.layouts.candidates import Layout
 from dsi_jax.layouts.costs import costs_of
-from dsi_jax.layouts.fits import RESERVE, bytes_of, size
+from dsi_jax.layouts.fits import RESERVE, beside, bytes_of, size
 from dsi_jax.layouts.predict import Case, Demand, Prediction, event_run, predict
 from dsi_jax.policies import DSI, NON_SI, SI
 from dsi_jax.profiles.profile import Profile
@@ -21,7 +21,8 @@ def predict_config(
 ) -> list[Prediction]:
     """Predict non-SI, SI and DSI on the servers of a config, all on the same random outcomes.
 
-    Non-SI has one target server and SI has one and the drafter, whatever the SP degree; both leave the rest idle.
+    Non-SI has one target server and SI has one and the drafter, whatever the SP degree; both leave the rest idle. There
+    is no DSI where drafter and target share chips.
 
     Args:
       config: its mesh, its lookahead and its `max_new_tokens` count.
@@ -73,4 +74,7 @@ def check_fit(config: Config, profile: Profile) -> dict[str, int]:
                 f"{field}={tp}: the {role} needs {size(needed[role])} a chip, and a {profile.chip} has room for "
                 f"{size(room)}; raise mesh.{field}, or lower max_length"
             )
+    shared = Layout(SI.name, mesh.target_tp, 1, mesh.drafter_tp, shared=mesh.drafter_shares)
+    if misfit := beside(profile, shared, config.concurrency):
+        raise ValueError(f"{misfit}; set mesh.drafter_shares=false, or lower max_length")
     return needed
