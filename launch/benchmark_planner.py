@@ -52,6 +52,7 @@ _TOKENS = flags.DEFINE_integer("max_new_tokens", 32, "Tokens of an answer.", low
 _SEED = flags.DEFINE_integer("seed", 0, "Of the layouts.", lower_bound=0)
 _UNPACED = flags.DEFINE_bool("unpaced", False, "As fast as the machine goes; needs --profile.")
 _PROFILE = flags.DEFINE_string("profile", None, "With --unpaced: profile.json of the embedded pair, measured here.")
+_SLOWER = flags.DEFINE_float("slower", 1.0, "Times which paced latencies are longer, for busy machines.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", "out/planner", "Directory for planner.json.")
 
 DEVICES, LENGTH = 8, 256
@@ -67,7 +68,8 @@ PAIRS = (
     ("starcoder-15b", "starcoder-168m"),
     ("phi-3-medium", "phi-3-mini"),
 )
-LEAST_TARGET_S, LEAST_DRAFT_S = 30e-3, 5e-3  # paced latencies are slowed down to these at least
+LEAST_TARGET_S = {1: 30e-3, 2: 30e-3, 4: 40e-3}  # by tp: paced latencies are slowed down to these at least
+LEAST_DRAFT_S = {1: 5e-3, 2: 6e-3, 4: 8e-3}  # several threads of a CPU wait for each other
 MOST_TARGET_S = 120e-3  # or the benchmark takes too long
 WIDTH, PROMPT_TOKENS = 8, 8  # W of the embedded target; about the length of the prompts
 CLOSE, NEAR = 0.05, 0.03  # of a prediction, and of a first choice to the best
@@ -119,8 +121,10 @@ def draw_costs(dice: random.Random, layouts: Sequence[tuple[Layout, Any]]) -> tu
     """What forwards take for a pair on a chip; drawn again where a target forward would take too long to wait for."""
     while True:
         chip, (target, drafter) = dice.choice(CHIPS), dice.choice(PAIRS)
-        costs = slowed([roofline(layout, chip, target, drafter) for layout, _ in layouts])
-        if max(one.target_s for one in costs) <= MOST_TARGET_S:
+        costs = slowed(
+            [layout for layout, _ in layouts], [roofline(layout, chip, target, drafter) for layout, _ in layouts]
+        )
+        if max(one.target_s for one in costs) <= _SLOWER.value * MOST_TARGET_S:
             return f"{target} + {drafter} on {chip}", costs
 
 
@@ -158,9 +162,11 @@ def roofline(layout: Layout, chip: str, target: str, drafter: str) -> tuple[floa
     return seconds[0], seconds[1]
 
 
-def slowed(latencies: Sequence[tuple[float, float]]) -> list[Costs]:
+def slowed(layouts: Sequence[Layout], latencies: Sequence[tuple[float, float]]) -> list[Costs]:
     """Slow the latencies of a round down by one factor, so that two cores keep up with the forwards behind them."""
-    factor = max(max(LEAST_TARGET_S / t, LEAST_DRAFT_S / c) for t, c in latencies)
+    least = [(LEAST_TARGET_S[layout.target_tp], LEAST_DRAFT_S[layout.drafter_tp]) for layout in layouts]
+    needed = [max(a / t, b / c) for (a, b), (t, c) in zip(least, latencies, strict=True)]
+    factor = _SLOWER.value * max(needed)
     return [Costs(factor * t, factor * c, 0.0, 0.0, WIDTH, several_runs=False) for t, c in latencies]
 
 

@@ -87,7 +87,7 @@ def shape(source: ModelSource) -> Shape:
 
 def row(one: Prediction, plain: Prediction) -> str:
     lookahead = "" if one.layout.algorithm == "non_si" else f", lookahead {one.lookahead_now}"
-    chips = f"{one.chips} chip{'s' * (one.chips > 1)}"
+    chips = "1 chip" if one.chips == 1 else f"{one.chips} chips"
     return (
         f"{POLICIES[one.layout.algorithm].label:<7} {one.tokens_per_s:8.1f} tokens/s on {chips}, "
         f"{one.tokens_per_s / plain.tokens_per_s:.2f}x non-SI{lookahead}"

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 
-from dsi_jax import Sampling
+from dsi_jax import ModelSource, Sampling
 from dsi_jax.aot import check, depth, facts, ledger, lower, matrix, needs, predict, survey, topology, words
 from dsi_jax.aot.facts import ProgramFacts
 from dsi_jax.aot.hlo import Collective
@@ -20,8 +22,13 @@ from dsi_jax.profiles.profile import read_profile, write_profile
 from dsi_jax.programs.drafter import draft_programs
 from dsi_jax.programs.feed import pack_feed
 from dsi_jax.programs.target import target_programs
-from tests.launchers import launch
+from tests.launchers import ROOT, launch
 from tests.tiny import CONFIG, placed
+
+sys.path.insert(0, str(ROOT / "launch"))
+import _compiled
+
+HERE = topology.has_compiler()
 
 TWO = dataclasses.replace(CONFIG, prefill_width=2 * CONFIG.verify_width)
 CHIP = Chip("toy", "Toy", 1e9, 1e12, 1e15, 1e11, 1e-6, 8, ("nobody",))
@@ -312,11 +319,55 @@ def test_the_launcher_answers_in_one_line(tmp_path):
     assert json.loads((tmp_path / "facts.json").read_text(encoding="utf-8")) == []
 
 
+def tiny_directory(folder, name):
+    """A model of a few thousand weights, by its shapes alone."""
+    fields = json.loads((ROOT / "configs" / "models" / "vicuna-68m" / "config.json").read_text(encoding="utf-8"))
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    fields |= sizes | {"num_hidden_layers": 1, "vocab_size": 64, "max_position_embeddings": 64}
+    (folder / name).mkdir()
+    (folder / name / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    return ModelSource(str(folder / name), verify_width=4, prefill_width=8, dtype="bfloat16")
+
+
+def test_a_pair_is_compiled_for_every_tp_that_can_be(tmp_path, monkeypatch, capsys):
+    """For CPU devices, whose compiler is always there."""
+    monkeypatch.setattr(topology, "devices", lambda where: jax.devices()[:2])
+    pair = _compiled.Pair(tiny_directory(tmp_path, "large"), None)
+    where = topology.find("v5e:2x2")
+    profile, found = _compiled.compile_pair(pair, CHIP, where, [1, 3, 16], Verification.COUPLED)
+    _compiled.save(tmp_path, profile, found)
+    said = capsys.readouterr().out
+    assert "target tp=16: there are 2 devices" in said
+    assert [(server.role, server.tp) for server in profile.servers] == [("target", 1)]
+    programs = [(one.program, one.width) for server in profile.servers for one in server.forwards]
+    assert programs == [("verify", 4), ("prefill", 8)]
+    assert all(one.aliased >= one.cache > 0 for one in found)
+    assert read_profile(tmp_path / "profile.json") == profile
+    kept = json.loads((tmp_path / "facts.json").read_text(encoding="utf-8"))
+    assert [one["name"] for one in kept] == [one.name for one in found]
+    small = dataclasses.replace(CHIP, capacity=1000)
+    with pytest.raises(ValueError, match=r"the target cannot be had on v5e:2x2: tp=1: weights and cache need 0\.0 MB"):
+        _compiled.compile_pair(pair, small, where, [1], Verification.COUPLED)
+
+
+def test_the_check_answers_in_one_line(tmp_path):
+    calls = {
+        "--model=nothing is not in configs/models; those there: gemma-3-1b": ["--model=nothing"],
+        "'v5e:3x3' is not known; those known": ["--topology=v5e:3x3"],
+        topology.INSTALL: [f"--out={tmp_path}", "--model=vicuna-68m"],
+    }
+    if HERE:
+        del calls[topology.INSTALL]
+    for said, (code, _, error) in zip(calls, launch("tpu_check", list(calls.values())), strict=True):
+        assert code == 2
+        assert said in error
+
+
 # ---------------------------------------------------------------------------------------------------- live, with libtpu
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not topology.has_compiler(), reason=f"libtpu is not installed ({topology.INSTALL})")
+@pytest.mark.skipif(not HERE, reason=f"libtpu is not installed ({topology.INSTALL})")
 def test_shallow_models_tell_of_deep_ones():
     sizes = {"vocab_size": 1024, "width": 512, "mlp_width": 2048, "heads": 4, "kv_heads": 2, "head_dim": 128}
     run = {"max_length": 1024, "verify_width": 8, "prefill_width": 16, "dtype": "bfloat16", "layers": 6}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from dsi_jax.drafters import Drafter, Proposal
 from dsi_jax.drafters.model import model_drafter
 from dsi_jax.drafters.ngram import ngram_drafter
 from dsi_jax.models.kv_cache import rollback
+from dsi_jax.programs.drafter import extend_widths
 from dsi_jax.runtime.servers import DraftServer, TargetServer
 from tests.serving import (
     DRAFT_CONFIG,
@@ -213,6 +215,22 @@ def test_sequences_have_states_of_their_own(drafter):
         assert_drafts_are_the_models_own(server, event, (*right, 3), role)
     with pytest.raises(ValueError, match="request 0 has no slot here"):
         propose(server, P, (1,), 1)
+
+
+@pytest.mark.parametrize(
+    ("platform", "changed", "widths"),
+    [
+        ("cpu", {}, (2, W)),
+        ("tpu", {"prefill_width": 32}, (8, 32)),
+        ("tpu", {"verify_width": 5}, (5, 5)),  # a wider window would not fit behind the last position
+        ("tpu", {"verify_width": 5, "prefill_width": 6}, (6, 6)),
+    ],
+)
+def test_the_narrow_program_fills_a_tile_of_a_tpu_where_the_cache_allows_it(platform, changed, widths):
+    device = types.SimpleNamespace(platform=platform)
+    mesh = types.SimpleNamespace(devices=np.array([[[device]]]))
+    config = dataclasses.replace(DRAFT_CONFIG, **changed)
+    assert extend_widths(types.SimpleNamespace(config=config, mesh=mesh)) == widths
 
 
 @pytest.mark.parametrize("rule", Verification, ids=str)

@@ -26,11 +26,8 @@ from dsi_jax.measuring.servers import Bench, measure_contention, slowdown, worki
 from dsi_jax.measuring.timing import Probe, Stopwatch, Timing, summary
 from dsi_jax.measuring.traffic import least_of
 from dsi_jax.placement.mesh import MeshConfig, carve
-from dsi_jax.profiles.difference import differences
-from dsi_jax.profiles.profile import Contention, Forward, Profile, ServerProfile, read_profile, write_profile
+from dsi_jax.profiles.profile import read_profile, write_profile
 from dsi_jax.runtime.memory import memory_per_device
-from dsi_jax.telemetry.profile_figure import profile_figure
-from dsi_jax.telemetry.profile_words import rest_lines, server_line
 from tests.launchers import launch
 from tests.tiny import CONFIG, placed
 
@@ -353,13 +350,6 @@ def test_a_neighbours_failure_is_the_callers():
         pass
 
 
-def test_slowdown_is_linear_between_what_was_measured():
-    found = tuple(Contention("target", 1, servers, ratio) for servers, ratio in ((2, 1.5), (4, 3.5)))
-    profile = dataclasses.replace(made_up(), contention=found)
-    assert [profile.slowdown("target", n) for n in (1, 2, 3, 4, 8)] == [1.0, 1.5, 2.5, 3.5, 3.5]
-    assert made_up().slowdown("target", 2) is None
-
-
 # --------------------------------------------------------------------------------------------------- host, transfer
 
 
@@ -424,79 +414,6 @@ def test_models_of_other_vocabularies_share_the_ids_of_both(tmp_path):
     drafter = dataclasses.replace(config.drafter, model=dataclasses.replace(source, path=str(tmp_path / "drafter")))
     pair = open_measured(dataclasses.replace(config, target=source, drafter=drafter), "random")
     assert (pair.target.config.token_ids, pair.drafter.config.token_ids, pair.drafter.config.vocab_size) == (64, 64, 96)
-
-
-# -------------------------------------------------------------------------------------------------------- differences
-
-
-def made_up(source: str = "measured", **environment) -> Profile:
-    forwards = tuple(Forward("verify", width, 32, 1e-3 * width) for width in (1, 8))
-    drafts = (Forward("draft", 1, 32, 1e-4, traffic=1_000),)
-    servers = (ServerProfile("target", 1, 10, 10, forwards), ServerProfile("drafter", 1, 5, 5, drafts))
-    told = {"device_kind": "cpu", "device_count": 8, "device_platform": "cpu", "cpu_count": 2, "jax": "0.10.2"}
-    return Profile(source, "cpu", "t", "d", 8, 64, servers, environment={**told, **environment}, bandwidth=1e8)
-
-
-@pytest.mark.parametrize(
-    ("profile", "here", "words"),
-    [
-        (made_up(), ("cpu", 8, 2, {"jax": "0.10.2"}), []),
-        (made_up(), ("NVIDIA H100", 1), ["measured on 8 x cpu, here 1 x NVIDIA H100"]),
-        (made_up(), ("cpu", 4), ["measured on 8 x cpu, here 4 x cpu"]),
-        (made_up(), ("cpu", 16), ["measured on 8 x cpu, here 16 x cpu"]),
-        (made_up(), ("cpu", 8, 16), ["measured on 2 cores, here 16 cores"]),
-        (made_up(), ("cpu", 8, 1), ["measured on 2 cores, here 1 core"]),
-        (made_up(device_platform="gpu"), ("cpu", 8, 16), []),
-        (made_up(), ("cpu", 8, 2, {"jax": "0.11.0"}), ["made with jax 0.10.2, here jax 0.11.0"]),
-        (made_up("compiled", device_kind="TPU v5 lite"), ("cpu", 8), []),  # either of its names will do
-        (made_up("compiled", device_kind="TPU v4"), ("TPU v5", 8), ["compiled for 8 x TPU v4, here 8 x TPU v5"]),
-        (made_up("roofline", device_count=None), ("TPU v4", 4), ["reckoned for cpu, here 4 x TPU v4"]),
-        (made_up("roofline"), ("cpu", 8, 2, {"jax": "9"}), []),
-    ],
-)
-def test_differences_in_words(profile, here, words):
-    assert differences(profile, *here) == words
-
-
-# ---------------------------------------------------------------------------------------------------------- as shown
-
-
-def test_a_line_for_each_server(profiles):
-    text = server_line(made_up(), made_up().server("target", 1))
-    assert text == "target tp=1: 0.0 MB a device; verify 1: 1, 8: 8 (tokens: ms)"
-    assert server_line(made_up(), made_up().server("drafter", 1)).endswith("draft 1 reaches 10% of the bandwidth")
-    beside = (Contention("drafter", 1, 2, 1.25),)
-    lines = list(rest_lines(dataclasses.replace(profiles[-1], contention=beside)))
-    assert lines[1].startswith("host: ")
-    assert lines[2] == "transfer of tokens to another submesh: 1000 us"
-    assert lines[-1] == "contention: the drafter takes 1.25 times as long with 2 servers at work"
-
-
-def drawn(axes) -> list[list[tuple[float, float]]]:
-    """The points of every line of a panel."""
-    lines = [line for line in axes.lines if line.get_gid() == "line"]
-    return [[(round(x, 6), round(y, 6)) for x, y in line.get_xydata().tolist()] for line in lines]
-
-
-def test_the_picture_shows_every_figure(profiles):
-    figure = profile_figure(dataclasses.replace(profiles[-1], contention=(Contention("target", 1, 2, 1.5),)))
-    widths, lengths, bursts, reached, beside, _ = figure.axes
-    assert drawn(widths) == [[(2, 1), (8, 1)]]
-    assert drawn(lengths) == [[(0, 1), (14, 1), (28, 1), (56, 1)]]
-    assert drawn(bursts) == [[(1, 1), (2, 0.5)]]
-    assert drawn(beside) == [[(1, 1), (2, 1.5)]]
-    shares = [bar.get_width() for bar in reached.patches if bar.get_gid() == "reached"]
-    assert len(shares) == 2 and min(shares) > 0
-    texts = [text.get_text() for text in figure.texts]
-    assert "2 x cpu, which share" in texts[1]
-
-
-def test_a_profile_from_shapes_is_drawn_with_what_it_has():
-    bare = dataclasses.replace(made_up("roofline"), bandwidth=None, servers=made_up().servers[:1])
-    words = [text.get_text() for axes in profile_figure(bare).axes for text in axes.texts]
-    assert {"the drafter runs on the host", "bandwidth is not known", "not measured"} <= set(words)
-    with pytest.raises(ValueError, match="no servers to draw"):
-        profile_figure(dataclasses.replace(bare, servers=()))
 
 
 # ------------------------------------------------------------------------------------------------------- the launcher

@@ -1,8 +1,10 @@
 """What became of every job, counted on the page, and against the counts of a real schedule."""
 
+import dataclasses
+
 import pytest
 
-from dsi_jax.base import Blocks
+from dsi_jax.base import DRAFTER, Blocks, Commit, Span
 from dsi_jax.policies import POLICIES
 from dsi_jax.simulation.setting import Setting, virtual_run
 from dsi_jax.telemetry.outcomes import outcomes
@@ -23,6 +25,19 @@ def test_outcomes_of_a_run_on_the_page():
     assert found["verify", 4, 0.0302] == ("used", "the target's own token at 4")
     assert found["verify", 5, 0.050] == ("used", "2 drafts accepted, the target's own token at 7")
     assert found["digest", 2, 0.045][0] == "used" and found["prefill", 0, 0.0][0] == "used"
+
+
+def test_of_two_drafts_at_a_position_the_last_one_was_corrected():
+    """The draft of 5 made behind a wrong draft of 4 is stale; the one made after the correction is wrong."""
+    spans = [
+        Span(DRAFTER, "draft", 0.0, 0.1, 0, 4, 5, stale=True),
+        Span(DRAFTER, "draft", 0.1, 0.2, 0, 5, 6, stale=True),
+        Span(DRAFTER, "draft", 0.3, 0.4, 1, 5, 6, stale=True),
+        Span(DRAFTER, "draft", 0.6, 0.7, 2, 5, 6, stale=True),
+    ]
+    commits = (Commit(0.3, 4, (1,), 0, True), Commit(0.5, 5, (2,), 0, True))
+    trace = dataclasses.replace(runs.DSI, spans=tuple(spans), commits=commits)
+    assert [outcome.word for outcome in outcomes(trace)] == ["rejected", "stale", "rejected", "stale"]
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -51,6 +51,8 @@ def test_a_server_is_not_busier_than_always_and_not_after_the_end():
     ahead = [Span(target(0), "verify", 0.01 * i, 0.01 * i + 0.05, 0, i, i + 1) for i in range(8)]  # launched ahead
     trace = dataclasses.replace(NON_SI, spans=tuple(ahead), wall_s=0.1)
     assert utilisation(trace) == pytest.approx({target(0): 1.0})  # 0 .. 0.12, of which 0.02 are after the end
+    cut_off = utilisation(dataclasses.replace(DSI, wall_s=0.06))
+    assert cut_off[target(1)] == pytest.approx(0.035 / 0.06)  # from 25 ms on, and 10 ms more behind the end
     assert utilisation([trace, trace], 0.4) == pytest.approx({target(0): 0.6})
 
 

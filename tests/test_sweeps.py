@@ -374,6 +374,16 @@ def test_what_was_not_run_is_predicted_by_a_profile_and_said_to_be():
     assert (rows[0].same_chips["non_si"].tokens_per_s, rows[0].same_chips["non_si"].source) == (49.0, "virtual")
 
 
+def test_on_shared_devices_only_policies_that_work_in_turn_are_run():
+    tasks_ = virtual_tasks("mesh.drafter_shares=false,true", "mesh.target_tp=2", seeds=[0])
+    ran = [(task.setup.point.mesh.drafter_shares, task.policy.name) for task in tasks_]
+    assert ran == [(False, "non_si"), (False, "si"), (False, "dsi"), (True, "non_si"), (True, "si")]
+    lines_ = [{"key": t.key} | t.shared | t.case | {"run": dataclasses.asdict(virtual.run(t))} for t in tasks_]
+    rows = {(row.fields["mesh.drafter_shares"], row.algorithm): row for row in summary.summarise(lines_)}
+    assert (rows[False, "si"].chips_held, rows[True, "si"].chips_held) == (3, 2)
+    assert rows[False, "si"].tokens_per_s == rows[True, "si"].tokens_per_s  # they wait for each other anyway
+
+
 def test_latencies_come_from_the_pace_first_and_then_from_the_profile():
     profile = profile_of({1: 20.0, 2: 12.0}, {1: 4.0})
     found = latencies_of(Pace(drafter_ms=3.0), MeshConfig(4, 2, 1), 20, profile, prefill=False)

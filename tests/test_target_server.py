@@ -426,6 +426,18 @@ def test_a_target_whose_logits_are_not_finite_says_where(rule):
     assert verify(server, sequence[:P], P - 1, P - 1).token < V  # the next request goes well
 
 
+@pytest.mark.parametrize("rule", Verification, ids=str)
+@pytest.mark.parametrize("place", [0, P - 2])
+def test_what_is_not_finite_in_a_prompt_is_found_by_the_first_verdict(rule, place):
+    """A prefill program of its own makes no logits; all that it leaves in the cache is looked at behind it."""
+    model = placed(dataclasses.replace(CONFIG, prefill_width=20, tied_head=False))
+    table = model.params["embedding"].at[PROMPT[place]].set(jnp.nan)
+    server = TargetServer(dataclasses.replace(model, params=model.params | {"embedding": table}), rule)
+    assert prefill(server) == Prefilled("server", 0, 0)
+    with pytest.raises(FloatingPointError, match=f"logits for position {P} are not finite"):
+        verify(server, PROMPT, P - 1, P - 1)
+
+
 def test_servers_refuse_what_they_cannot_do(coupled):
     with pytest.raises(ValueError, match="target server cannot perform Draft"):
         coupled.launch(Draft("server", 0, 0, 0, 0, (1,), 1))

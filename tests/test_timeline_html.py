@@ -56,10 +56,9 @@ def test_prompts_and_clocks_stand_apart_and_the_first_prompt_of_the_last_clock_i
 
 def test_a_prompt_can_neither_end_its_script_nor_be_markup():
     page = timeline_html([Panel(runs.DSI, PROMPT)])
-    assert page.isascii() or "</script><b" not in page
     assert page.count("</script>") == 2 and "evil>" not in page
     (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
-    assert json.loads(text)["groups"][0]["prompt"] == PROMPT
+    assert json.loads(text)["groups"][0]["prompt"] == PROMPT and "<" not in text
 
 
 def test_the_page_is_one_file_that_names_no_other(tmp_path):

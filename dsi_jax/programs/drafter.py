@@ -14,6 +14,7 @@ from dsi_jax.programs.logits import is_finite
 from dsi_jax.programs.model import Model
 
 NOT_FINITE = -(2**31)  # stands for a token whose logits were not finite
+TPU_ROWS = 8  # of a tile: fewer are padded to it; two rows made XLA write every layer's cache back in full
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class DraftPrograms:
 
     extend: Callable
     step: Callable
-    widths: tuple[int, int]  # of `extend`: after a rejection one or two tokens are new, a prompt is longer
+    widths: tuple[int, int]  # of `extend`, ascending: after a rejection one or two tokens are new, a prompt is longer
 
 
 def draft_programs(model: Model, verification: Verification, token_ids: int) -> DraftPrograms:
@@ -60,5 +61,13 @@ def draft_programs(model: Model, verification: Verification, token_ids: int) -> 
     return DraftPrograms(
         extend=jax.jit(extend, donate_argnums=1, out_shardings=out),
         step=jax.jit(step, donate_argnums=1, out_shardings=out),
-        widths=(2, model.config.prefill_width or model.config.verify_width),
+        widths=extend_widths(model),
     )
+
+
+def extend_widths(model: Model) -> tuple[int, int]:
+    """Widths of `extend`: one for what follows a rejection, no wider than the slack of a cache, and one for prompts."""
+    config, platform = model.config, model.mesh.devices.flat[0].platform
+    slack = max(config.verify_width, config.prefill_width or 0)
+    narrow = max(2, min(TPU_ROWS, slack)) if platform == "tpu" else 2
+    return narrow, config.prefill_width or config.verify_width

@@ -75,7 +75,7 @@ def latencies_of(
     if not missing:
         return Latencies(pace.target_ms / 1e3, pace.drafter_ms / 1e3, pace.jitter, links=links)
     drafter_tp = mesh.drafter_tp if pace.drafter_ms is None else 0  # a profile need not know what is given
-    layout = Layout(DSI.name, mesh.target_tp, mesh.sp_degree, drafter_tp)
+    layout = Layout(DSI.name, mesh.target_tp, mesh.sp_degree, drafter_tp, shared=mesh.drafter_shares)
     costs = costs_of(profile, layout, pace.prompt_tokens, new_tokens)
     return Latencies(
         costs.target_s if pace.target_ms is None else pace.target_ms / 1e3,

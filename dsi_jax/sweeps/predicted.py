@@ -3,8 +3,10 @@
 from typing import Any
 
 from dsi_jax.array_programs.compare import draw_outcomes, searched_lookaheads, si_ms
+from dsi_jax.layouts import fits
+from dsi_jax.layouts.candidates import Layout
 from dsi_jax.placement.mesh import MeshConfig
-from dsi_jax.policies import NON_SI
+from dsi_jax.policies import NON_SI, SI
 from dsi_jax.profiles.profile import Profile
 from dsi_jax.sweeps.pace import Pace, latencies_of
 from dsi_jax.sweeps.summary import PREDICTED, Baseline, Record, is_given
@@ -45,14 +47,21 @@ class Predictor:
     ) -> Baseline | None:
         alone = policy == NON_SI.name
         drafter_tps = [0] if alone or kind != "model" else self._profile.tps("drafter")
-        meshes = [
-            MeshConfig(1, target_tp, drafter_tp)
+        every = [
+            MeshConfig(1, target_tp, drafter_tp, drafter_shares=shares)
             for target_tp in self._profile.tps("target")
             for drafter_tp in drafter_tps
-            if target_tp + drafter_tp <= chips
+            for shares in (False, True)
+            if not shares or 0 < drafter_tp <= target_tp
         ]
+        meshes = [mesh for mesh in every if mesh.devices <= chips and self._fits(mesh)]
         found = [_predict(self._profile, mesh, alone, acceptance, new_tokens, prefill) for mesh in meshes]
         return max(found, key=lambda baseline: baseline.tokens_per_s, default=None)
+
+    def _fits(self, mesh: MeshConfig) -> bool:
+        fitting, _ = fits.split(self._profile)
+        layout = Layout(SI.name, mesh.target_tp, 1, mesh.drafter_tp, shared=mesh.drafter_shares)
+        return mesh.target_tp in fitting["target"] and not fits.beside(self._profile, layout)
 
 
 def _predict(
@@ -65,4 +74,11 @@ def _predict(
     tried = searched_lookaheads(setting)
     times = si_ms(setting, tried, draw_outcomes(acceptance, RUNS, new_tokens)).mean(1)
     best = int(times.argmin())
-    return Baseline(1e3 * new_tokens / float(times[best]), mesh.target_tp, mesh.drafter_tp, tried[best], PREDICTED)
+    return Baseline(
+        1e3 * new_tokens / float(times[best]),
+        mesh.target_tp,
+        mesh.drafter_tp,
+        tried[best],
+        PREDICTED,
+        mesh.drafter_shares,
+    )

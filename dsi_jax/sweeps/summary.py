@@ -30,16 +30,19 @@ class Baseline:
     drafter_tp: int | None  # None: it has no use for a drafter
     lookahead: int | str | None
     source: str  # device | paced | virtual: a row of this sweep; PREDICTED
+    shared: bool = False  # the drafter's chips are the target's too
 
     @property
     def layout(self) -> str:
         """Such as "tp=4" or "tp=4+1 k=auto": chips of the target, chips of the drafter, lookahead."""
         return f"tp={self.target_tp}" + (
-            f"+{self.drafter_tp} k={self.lookahead}" if self.drafter_tp is not None else ""
+            f"+{self.drafter_tp}{' shared' if self.shared else ''} k={self.lookahead}"
+            if self.drafter_tp is not None
+            else ""
         )
 
     def has_mesh_of(self, other: "Baseline") -> bool:
-        return (self.target_tp, self.drafter_tp) == (other.target_tp, other.drafter_tp)
+        return (self.target_tp, self.drafter_tp, self.shared) == (other.target_tp, other.drafter_tp, other.shared)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,6 +264,7 @@ def _baseline(row: Row, record: Record) -> Baseline:
         drafter_tp if drafts else None,
         settings["lookahead"] if drafts else None,
         row.backend,
+        bool(drafts and drafter_tp and settings["mesh.drafter_shares"]),
     )
 
 

@@ -65,11 +65,16 @@ def tasks(
     prompts: Sequence[str | None],
     repeats: int,
 ) -> Iterator[Task]:
-    """List every run, point by point. At one point the policies take turns, so that all meet the same machine."""
+    """List every run, point by point. At one point the policies take turns, so that all meet the same machine.
+
+    Where drafter and target share devices, policies that let them work at once are left out.
+    """
     for setup in setups:
-        shared = setup.record()
+        shared, mesh = setup.record(), setup.point.mesh
+        in_turn = mesh.drafter_shares and mesh.drafter_tp
+        able = [policy for policy in policies if policy.in_turn or not policy.drafts or not in_turn]
         for repeat in range(repeats):
             for seed in seeds:
                 for prompt in prompts:
-                    for policy in policies:
+                    for policy in able:
                         yield Task(setup, policy, seed, prompt, repeat, shared)

@@ -54,9 +54,11 @@ def setting_of(latencies: Latencies, acceptance: float, sp_degree: int, new_toke
 
 
 def chips_of(mesh: MeshConfig) -> dict[str, int]:
-    """Server -> how many chips it has."""
+    """Server -> how many chips it has of its own; those that a drafter shares are the target's."""
     per_target = mesh.target_tp * mesh.target_fsdp
-    return {DRAFTER: mesh.drafter_tp} | {target(index): per_target for index in range(mesh.sp_degree)}
+    return {DRAFTER: 0 if mesh.drafter_shares else mesh.drafter_tp} | {
+        target(index): per_target for index in range(mesh.sp_degree)
+    }
 
 
 @functools.lru_cache(maxsize=1024)

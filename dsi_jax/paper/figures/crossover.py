@@ -21,7 +21,7 @@ _KINDS = {
     "dsi_1": ("DSI, one target server", "#C5E1F2"),
     "dsi_sp": ("DSI, several target servers (SP)", "#5FB0DF"),
 }
-_LEFT, _ROW, _GAP, _HEAD, _FOOT = 1.75, 0.34, 0.62, 1.25, 3.1  # inches
+_LEFT, _ROW, _GAP, _HEAD, _FOOT = 1.75, 0.34, 0.62, 1.25, 2.75  # inches
 
 
 def crossover_png(path: str | Path, found: Sequence[Found], published: Published, facts: str) -> None:
@@ -60,6 +60,13 @@ def _draw_pair(axes: Axes, one: Found) -> None:
     for cell in one.cells:
         _draw_cell(axes, cell, chips.index(cell.chips), names.index(cell.place.name))
     axes.set(xlim=(0, len(chips)), ylim=(len(names), 0))
+    drawn = {(cell.place.name, cell.chips) for cell in one.cells}
+    blank = [count for count in chips if (names[1], count) not in drawn]
+    if blank and len(names) > 2:
+        middle = 1 + sum(cell.place.link_us is not None for cell in one.cells if cell.chips == chips[-1]) / 2
+        axes.text(
+            len(blank) / 2, middle, "one host, no link: as above", fontsize=8.5, color=FAINT, ha="center", va="center"
+        )
     axes.set_xticks([x + 0.5 for x in range(len(chips))], [f"{count} chip{'s' * (count > 1)}" for count in chips])
     axes.set_yticks([y + 0.5 for y in range(len(names))], names)
     plain(axes)

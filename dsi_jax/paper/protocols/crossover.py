@@ -25,6 +25,7 @@ from dsi_jax.profiles.roofline import forward_s
 
 PLAYED = 3  # outcomes on which the event loop plays a layout
 SHORTLIST = 3  # layouts of DSI that it plays in every cell, of those with short catch-ups and of the others
+NEAR = 1.01  # so little longer counts as equally long: the outcomes are not that many
 KINDS = ("non_si", "si", "dsi_1", "dsi_sp")  # DSI with one target server, and with several
 
 
@@ -109,9 +110,9 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """The kind that is best; of those within a thousandth, the simplest."""
+        """The kind that is best; of those within a hundredth, the simplest."""
         least = min(choice.token_ms for choice in self.best.values())
-        return next(kind for kind in KINDS if kind in self.best and self.best[kind].token_ms <= 1.001 * least)
+        return next(kind for kind in KINDS if kind in self.best and self.best[kind].token_ms <= NEAR * least)
 
     @property
     def choice(self) -> Choice:
