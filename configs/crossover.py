@@ -4,9 +4,9 @@
 
 The pairs of the paper with its acceptance rates, and two of today's with a rate that is assumed. Latencies are those of
 the roofline of configs/chips.py with sizes of configs/models, on hosts of 8 chips; nothing is measured and nothing
-needs a device. Expected: with TP on one host of 8 chips SP is never ahead by 3 %. From 32 chips on it is, across links
-of up to 500 us, and for the 70B target up to 5 ms. docs/crossover.md has the tables. Cost: about two minutes on 2
-cores.
+needs a device. Expected: on one host of 8 chips SI is best or within 2 % of the best. From 32 chips on SP is ahead by
+1.03 to 1.23, across links of up to 50 us, for slower pairs up to 500 us, and never across 5 ms. docs/crossover.md has
+the tables. Cost: about two minutes on 2 cores.
 """
 
 from pathlib import Path

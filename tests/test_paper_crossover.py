@@ -1,6 +1,7 @@
 """The crossover: every cell against the planner's own search, and what must hold whatever the figures are."""
 
 import dataclasses
+import json
 import runpy
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from dsi_jax.array_programs.compare import draw_outcomes
 from dsi_jax.layouts.candidates import Layout, Room
 from dsi_jax.layouts.search import search
+from dsi_jax.paper import artifacts
 from dsi_jax.paper.crossover import as_json, gains, markdown, sp_gain, speedups
 from dsi_jax.paper.figures.crossover import crossover_figure
 from dsi_jax.paper.protocols.crossover import (
@@ -23,7 +25,8 @@ from dsi_jax.paper.protocols.crossover import (
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CARD = runpy.run_path(str(CONFIGS / "crossover.py"))["get_config"]()
-CHIP = runpy.run_path(str(CONFIGS / "chips.py"))["get_config"]().find(CARD.chip)
+CHIPS = runpy.run_path(str(CONFIGS / "chips.py"))["get_config"]()
+CHIP = CHIPS.find(CARD.chip)
 SMALL = dataclasses.replace(
     CARD, pairs=CARD.pairs[3:4], chips=(1, 8, 32), links_us=(50.0,), runs=8, new_tokens=40, most_sp=4
 )
@@ -42,7 +45,7 @@ def test_cells_are_those_asked_for(found):
         ("50 us between hosts of 8", 32),  # on one host there is no link
         *(("one host, no TP", chips) for chips in (1, 8, 32)),
     ]
-    assert set(found.cells[0].best) == {"non_si"}  # one chip is no pair's
+    assert set(found.cells[0].best) == {"non_si", "si"}  # on one chip they take turns
 
 
 def test_layouts_have_room(found):
@@ -50,6 +53,9 @@ def test_layouts_have_room(found):
         room = Room(cell.chips, 1 if cell.place.link_us is None else cell.chips // SMALL.per_host)
         for choice in cell.best.values():
             layout = choice.layout
+            if layout.shared:
+                assert layout.target_tp == layout.chips <= room.per_host and layout.algorithm == "si"
+                continue
             here, everywhere = room.servers(layout.target_tp, layout.drafter_tp)
             assert layout.sp_degree <= min(everywhere, SMALL.most_sp) and layout.chips <= cell.chips
             assert layout.remote == max(0, layout.sp_degree - here)
@@ -102,6 +108,8 @@ def test_words_of_a_cell():
     assert sp_gain(cell) == pytest.approx(1.2)
     tie = dataclasses.replace(cell, best=best | {"dsi_sp": dataclasses.replace(best["dsi_sp"], token_ms=2.38)})
     assert tie.kind == "dsi_1"  # the simpler one where the gain is less than a hundredth
+    shared = choice("si", 2.0, target_tp=8, drafter_tp=2, shared=True)
+    assert str(shared) == "SI 2 in 8" and shared.layout.chips == 8
     alone = Cell(Place("here"), 1, {"non_si": best["non_si"]})
     assert (str(alone.choice), speedups(alone), sp_gain(alone)) == ("non-SI 8", "1.00x", None)
 
@@ -117,6 +125,18 @@ def test_tables_picture_and_file(found):
     assert drawn == [cell.kind for cell in found.cells]
     record = as_json(SMALL, [found], published)
     assert [cell["kind"] for cell in record["pairs"][0]["cells"]] == drawn and record["settings"]["runs"] == 8
+
+
+def test_the_artifact_writes_tables_picture_and_file(found, monkeypatch, tmp_path):
+    monkeypatch.setattr(artifacts, "find_crossover", lambda card, chip: iter([found]))
+    said = artifacts.make_crossover(tmp_path, artifacts.Options((), crossover=SMALL, chips=CHIPS))
+    published = published_beside_roofline(SMALL, CHIP)
+    assert gains([found]) in said and "wrote" in said
+    assert markdown([found], published) in (tmp_path / "crossover.md").read_text(encoding="utf-8")
+    record = json.loads((tmp_path / "crossover.json").read_text(encoding="utf-8"))
+    assert record["pairs"][0]["cells"][-1]["chips"] == 32 and (tmp_path / "crossover.png").stat().st_size > 20_000
+    with pytest.raises(ValueError, match="the crossover needs a card of it and a table of chips"):
+        artifacts.make_crossover(tmp_path, artifacts.Options(()))
 
 
 def test_impossible_cards():

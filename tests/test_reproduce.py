@@ -48,6 +48,7 @@ BAD_ARTIFACTS = {
     "prompts": (["--artifact=latency", "--prompts={files}/nothing.txt"], "cannot read prompts from"),
     "repeats": (["--artifact=table", "--repeats=0"], "--repeats=0 must be at least 1"),
     "out": (["--artifact=timeline", "--out={files}/trace.json"], "is not writable"),
+    "crossover": (["--artifact=crossover", "--crossover={files}/nothing.py"], "no config at"),
     "artifact": (
         ["--artifact=figures"],
         "value should be one of <table|heatmap|timeline|algorithm1|crossover|latency|acceptance|all>",

@@ -116,7 +116,7 @@ def _legend(figure: Figure) -> None:
         fontsize=9, labelcolor=INK, handlelength=1.4, columnspacing=1.6,
     )  # fmt: skip
     words = (
-        "Cells: chips of the drafter + target servers x chips of each; then how many times as fast as the best non-SI "
-        "and as the best SI"
+        "Cells: chips of drafter + target servers x chips of each; times as fast as the best non-SI "
+        "and as the best SI. SI 1 in 8: the drafter stands on one of the target's 8 chips"
     )
     figure.text(0.2 / WIDTH, 1 - 1.05 / up, words, fontsize=8.5, color=FAINT)

@@ -93,10 +93,12 @@ class Choice:
     token_ms: float
 
     def __str__(self) -> str:
-        """Chips of the drafter + target servers x chips of each, behind the algorithm."""
+        """The algorithm, and chips of the drafter + target servers x chips of each; "in": they share these chips."""
         targets = f"{self.layout.sp_degree}x{self.layout.target_tp}"
         if self.layout.algorithm == NON_SI.name:
             return f"non-SI {self.layout.target_tp}"
+        if self.layout.shared:
+            return f"SI {self.layout.drafter_tp} in {self.layout.target_tp}"
         return f"{self.layout.algorithm.upper()} {self.layout.drafter_tp}+{targets}"
 
 
@@ -236,11 +238,9 @@ def _cells(card: Crossover, profile: Profile, runs: _Runs) -> Iterator[Cell]:
     for place in places(card):
         link_us, tps = place.link_us or 0.0, (targets, drafters) if place.tp else (targets[:1], drafters[:1])
         rooms = [_room(card, place, chips) for chips in sorted(card.chips)]
-        options = [
-            layout
-            for layout in layouts(rooms[-1], *tps, most_useful=card.most_sp)
-            if runs.worth_running(layout, link_us)
-        ]
+        every = layouts(rooms[-1], *tps, most_useful=card.most_sp)
+        fit = [layout for layout in every if not fits.beside(profile, layout)]
+        options = [layout for layout in fit if runs.worth_running(layout, link_us)]
         runs.run(options, link_us)
         for room in rooms:
             if place.link_us is not None and room.hosts == 1:
@@ -254,6 +254,8 @@ def _room(card: Crossover, place: Place, chips: int) -> Room:
 
 
 def _has_room(room: Room, layout: Layout) -> bool:
+    if layout.shared:
+        return layout.target_tp <= room.per_host
     return layout.sp_degree <= room.servers(layout.target_tp, layout.drafter_tp)[1]
 
 
