@@ -165,7 +165,7 @@ def test_tokens_are_the_same_across_any_links():
 
 def test_a_paced_run_holds_answers_back_by_their_links():
     """On one machine, whose oracle servers answer at once: at least as long as in virtual time."""
-    links, request = links_of_remote(3, 2, 4e-3), Request((1, 2, 3), 24)
+    links, request = links_of_remote(3, 3, 4e-3), Request((1, 2, 3), 24)
     latencies, oracle = Latencies(8e-3, 2e-3, links=links), HashOracle(0.8, seed=1)
     plan = Plan(DSI, 2, 3, links=links)
     device = DeviceBackend(oracle_servers(plan, oracle))
