@@ -11,7 +11,7 @@ import pytest
 from dsi_jax import ModelSource, Sampling
 from dsi_jax.aot import check, depth, facts, ledger, lower, matrix, needs, predict, survey, topology, words
 from dsi_jax.aot.facts import ProgramFacts
-from dsi_jax.aot.hlo import Collective
+from dsi_jax.aot.links import Collective
 from dsi_jax.aot.problems import problems
 from dsi_jax.base import Verification
 from dsi_jax.models.config import SlidingWindow
@@ -203,6 +203,7 @@ def test_a_ledger_finds_what_it_kept_and_passes_over_a_line_cut_off(tmp_path):
         file.write('{"fingerprint": "three", "facts": {"ro')
     again = ledger.Ledger(book.path)
     assert (again.find("one"), again.find("two"), again.find("three")) == (GOOD, refused, None)
+    assert [again.has_seen("tiny", "v5e:2x2", 2, name) for name in ("prefill", "settle p/q")] == [True, False]
 
 
 def test_a_fingerprint_tells_programs_apart(mesh, monkeypatch):

@@ -111,6 +111,17 @@ def test_an_all_reduce_is_counted_by_its_bytes():
     assert facts.gathered == ()
 
 
+def test_a_collective_within_a_fusion_counts():
+    whole = text("summed")
+    (line,) = (line for line in whole.splitlines() if " all-reduce(" in line)
+    name, shape, given = re.match(r"\s+(?:ROOT )?%(\S+) = (\S+) all-reduce\(%(\S+)\)", line).groups()
+    inner = f"%held (p: {shape}) -> {shape} {{\n  %p = {shape} parameter(0)\n"
+    inner += f"  ROOT %in.1 = {shape} all-reduce(%p), to_apply=%none\n}}\n\n"
+    fused = whole.replace(line, f"  %{name} = {shape} fusion(%{given}), kind=kCustom, calls=%held")
+    fused = fused.replace("ENTRY", inner + "ENTRY")
+    assert hlo.read(fused).least.collectives == hlo.read(whole).least.collectives
+
+
 def test_a_gathered_weight_is_found_and_named():
     facts = hlo.read(text("gathered"))
     assert facts.gathered == ("params['w']",)

@@ -126,6 +126,8 @@ def test_the_paper_notebook_shows_its_figures():
     shown = executed("paper")
     for cell in ("timeline", "table", "heatmap", "simulated", "example"):
         assert is_drawn(shown[cell]), cell
+    (page,) = [output["data"]["text/html"] for output in shown["page"] if "data" in output]
+    assert page.startswith("<div><iframe srcdoc=") and "&lt;script" in page and "<script" not in page
     steps = [numbers(line)[-5:] for line in printed(shown["accounting"]).splitlines()[1:]]
     printed_in_paper = [row.printed for row in config.load(ROOT / "configs" / "paper_table.py").rows]
     assert [step[0] for step in steps] == printed_in_paper

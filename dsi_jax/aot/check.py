@@ -100,6 +100,8 @@ def known(tasks: Sequence[Task], ledger: Ledger, full: bool) -> dict[Task, Entry
     """What the ledger knows of the programs; nothing is compiled."""
     found = {}
     for task in tasks:
+        if not ledger.has_seen(task.model, task.topology, task.server.mesh.size, task.name):
+            continue
         try:
             found[task] = _one(task, ReadOnly(ledger), full)
         except KeyError:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dsi_jax.aot.facts import ProgramFacts
-from dsi_jax.aot.hlo import Collective
+from dsi_jax.aot.links import Collective
 from dsi_jax.models.config import ModelConfig
 
 LINEAR = ("weights", "cache", "needed", "temporaries", "aliased", "read", "written", "most", "flops")

@@ -7,6 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from dsi_jax.aot import hlo
+from dsi_jax.aot.links import Collective
 from dsi_jax.aot.lower import Call
 from dsi_jax.aot.needs import Needs
 
@@ -30,7 +31,7 @@ class ProgramFacts:
     written: int  # to HBM
     most: int  # read and written on the dearest branches: top-k, top-p, digests
     flops: float
-    collectives: tuple[hlo.Collective, ...]  # on the cheapest branches
+    collectives: tuple[Collective, ...]  # on the cheapest branches
     unaliased: tuple[str, ...] = ()  # caches that are copied
     gathered: tuple[str, ...] = ()  # weights that are moved between chips
     host: tuple[str, ...] = ()  # instructions that talk to the host
@@ -90,6 +91,6 @@ def from_json(fields: Mapping[str, Any]) -> ProgramFacts:
     Raises:
       TypeError: fields are missing or unknown.
     """
-    collectives = tuple(hlo.Collective(**one) for one in fields["collectives"])
+    collectives = tuple(Collective(**one) for one in fields["collectives"])
     names = {name: tuple(fields[name]) for name in ("layers", "unaliased", "gathered", "host")}
     return ProgramFacts(**{**fields, **names, "collectives": collectives})

@@ -15,37 +15,18 @@ Traffic is what goes to and from HBM, the device's large memory: buffers without
 A product that reads an operand in several passes counts once, since the text does not tell.
 """
 
-import collections
 import dataclasses
 import re
-from collections.abc import Iterable
 
-from dsi_jax.aot.hlo_text import HBM, HOST, Computation, Instruction, Module, bits, parse
-
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
-GATHERS = ("all-gather", "all-to-all", "collective-permute")  # a weight in one of them is moved between chips
+from dsi_jax.aot.hlo_text import HBM, Computation, Instruction, Module, bits, parse
+from dsi_jax.aot.links import Collective, collective_of, gathered, given_name, host_transfers, merge
 
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("opt-barrier", "domain", "iota"),
 }
 _ALIASES = ("bitcast", "reshape", "get-tuple-element")  # inside a fusion: the same numbers under another shape
-_MOVES = {  # what moves numbers and does not compute
-    *("copy", "copy-start", "copy-done", "slice", "slice-start", "slice-done", "bitcast", "reshape", "transpose"),
-    *("convert", "get-tuple-element", "dynamic-slice", "concatenate", "pad", "tuple", "opt-barrier", "parameter"),
-    *("constant", "broadcast"),
-}
 _NO_TRAFFIC_CALLS = ("ConcatBitcast", "AllocateBuffer", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked")
-_ON_HOST = re.compile(r"callback|host", re.IGNORECASE)
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-    """Collectives of one kind and size in one program."""
-
-    kind: str  # as in COLLECTIVES
-    bytes: int  # of the largest side on each device: what all-gather yields, what all-reduce is given
-    count: int  # how often one call of the program runs it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +44,7 @@ class Work:
 
     def __add__(self, other: "Work") -> "Work":
         return Work(
-            self.read + other.read, self.written + other.written, _merge((*self.collectives, *other.collectives))
+            self.read + other.read, self.written + other.written, merge((*self.collectives, *other.collectives))
         )
 
     def times(self, count: int) -> "Work":
@@ -106,28 +87,15 @@ def read(text: str) -> Facts:
         unaliased=tuple(
             name for number, p in enumerate(parameters) if (name := given_name(p)) and _is_cache(name, number, taken)
         ),
-        gathered=tuple(sorted(_gathered(module))),
-        host=tuple(sorted(_host_transfers(module))),
+        gathered=tuple(sorted(gathered(module))),
+        host=tuple(sorted(host_transfers(module))),
         loops=len(counter.unknown_loops),
     )
-
-
-def given_name(parameter: Instruction) -> str:
-    """The name of an argument as the program's author has it, such as params['embedding']; empty: not told."""
-    found = re.search(r'op_name="([^"]*)"', parameter.attributes)
-    return found[1].replace("\\'", "'") if found else ""
 
 
 def _is_cache(name: str, number: int, taken: set[int]) -> bool:
     """Whether this is keys or values of a cache that no output takes over; the length is but an integer."""
     return name.startswith(("cache.keys", "cache.values")) and number not in taken
-
-
-def _merge(collectives: Iterable[Collective]) -> tuple[Collective, ...]:
-    counts = collections.Counter()
-    for one in collectives:
-        counts[one.kind, one.bytes] += one.count
-    return tuple(Collective(kind, size, count) for (kind, size), count in sorted(counts.items()))
 
 
 # --------------------------------------------------------------------------------------------------------- traffic
@@ -159,8 +127,16 @@ class _Counter:
                 return choose((self.work(branch, choose) for branch in inner), key=lambda work: work.traffic)
             case "call":
                 return sum((self.work(one, choose) for one in inner), Work())
-        kind = _collective(instruction)
-        return Work(*self._traffic(computation, instruction), (kind,) if kind else ())
+        return Work(*self._traffic(computation, instruction), self._collectives(instruction))
+
+    def _collectives(self, instruction: Instruction) -> tuple[Collective, ...]:
+        """What an instruction sends; a fusion may hold a collective that runs beside its arithmetic."""
+        if own := collective_of(instruction):
+            return (own,)
+        if instruction.opcode not in ("fusion", "async-start"):
+            return ()
+        inner = (self._module.computations[name].instructions for name in instruction.called())
+        return merge(one for instructions in inner for each in instructions for one in self._collectives(each))
 
     def _traffic(self, computation: Computation, instruction: Instruction) -> tuple[int, int]:
         """Bytes read from and written to HBM by one instruction that is no loop, branch or call."""
@@ -321,81 +297,3 @@ def _bytes(instruction: Instruction) -> int:
 
 def _in_hbm(instruction: Instruction) -> int:
     return sum(buffer.bytes for buffer in instruction.buffers if buffer.space == HBM)
-
-
-# --------------------------------------------------------------------------------------------- links and the host
-
-
-def _collective(instruction: Instruction) -> Collective | None:
-    kind = instruction.opcode.removesuffix("-start")
-    if kind not in COLLECTIVES or instruction.opcode.endswith("-done"):
-        return None
-    sizes = [buffer.numbers * bits(buffer.dtype) // 8 for buffer in instruction.buffers]
-    largest = max(sizes) if instruction.opcode.endswith("-start") else sum(sizes)
-    return Collective(kind, largest, 1)
-
-
-def _gathered(module: Module) -> set[str]:
-    """Weights that a collective moves, found by going back from it through what only moves numbers."""
-    found: set[str] = set()
-    for computation in module.computations.values():
-        for instruction in computation.instructions:
-            if instruction.opcode.removesuffix("-start") in GATHERS:
-                for name in instruction.operands:
-                    found |= _origins(module, computation, name, set())
-    return {name for name in found if name.startswith("params")}
-
-
-def _origins(module: Module, computation: Computation, name: str, seen: set[tuple[str, str]]) -> set[str]:
-    """Names of the program's arguments that a value is made of by moving alone."""
-    if (computation.name, name) in seen:
-        return set()
-    seen.add((computation.name, name))
-    value = computation.by_name[name]
-    if value.opcode == "parameter" and computation is module.entry:
-        return {given_name(value)}
-    if value.opcode == "get-tuple-element" and computation.by_name[value.operands[0]].opcode == "parameter":
-        return _origins_outside(module, computation, int(value.attribute("index")), seen)
-    if value.opcode == "parameter":
-        return _origins_outside(module, computation, None, seen)
-    if not _moves(module, value):
-        return set()
-    return set().union(*(_origins(module, computation, operand, seen) for operand in value.operands))
-
-
-def _origins_outside(
-    module: Module, computation: Computation, index: int | None, seen: set[tuple[str, str]]
-) -> set[str]:
-    """Where a parameter, or one element of it, comes from: whatever calls this computation gives it."""
-    found: set[str] = set()
-    for caller in module.computations.values():
-        for call in caller.instructions:
-            if computation.name not in call.called():
-                continue
-            for name in call.operands:
-                given = caller.by_name[name]
-                if index is not None and given.opcode == "tuple":
-                    name = given.operands[index]
-                found |= _origins(module, caller, name, seen)
-    return found
-
-
-def _moves(module: Module, value: Instruction) -> bool:
-    if value.opcode == "fusion":
-        inner = module.computations[value.called()[0]]
-        return all(_moves(module, one) for one in inner.instructions)
-    return value.opcode in _MOVES or (value.opcode == "custom-call" and "ConcatBitcast" in value.attributes)
-
-
-def _host_transfers(module: Module) -> set[str]:
-    found = set()
-    for computation in module.computations.values():
-        for one in computation.instructions:
-            target = one.attribute("custom_call_target") or ""
-            in_host_memory = any(buffer.space == HOST for buffer in one.buffers)
-            if one.opcode in ("infeed", "outfeed", "send", "recv") or _ON_HOST.search(target) or in_host_memory:
-                found.add(one.name)
-    return found
-
-
-__all__ = ["Collective", "Facts", "Work", "given_name", "read"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from dsi_jax.aot import facts, hlo, hlo_text, needs, survey
+from dsi_jax.aot import facts, hlo, hlo_text, links, needs, survey
 from dsi_jax.aot.matrix import Found
 from dsi_jax.files import append_line
 
@@ -20,12 +20,23 @@ class Ledger:
     path: Path
 
     def __post_init__(self) -> None:
-        self._found = dict(_read(self.path)) if self.path.is_file() else {}
+        self._found: dict[str, Found] = {}
+        self._seen: set[tuple[str, str, int, str]] = set()
+        for word, model, topology, found in _read(self.path) if self.path.is_file() else ():
+            self._keep(word, model, topology, found)
         self._lock = threading.Lock()
 
     def find(self, fingerprint: str) -> Found | None:
         """What was made of this very program."""
         return self._found.get(fingerprint)
+
+    def has_seen(self, model: str, topology: str, tp: int, name: str) -> bool:
+        """Whether a program was ever compiled, in this version or in another; costs nothing."""
+        return (model, topology, tp, name) in self._seen
+
+    def _keep(self, word: str, model: str, topology: str, found: Found) -> None:
+        self._found[word] = found
+        self._seen.add((model, topology, found.tp, found.name))
 
     def add(self, fingerprint: str, model: str, topology: str, found: Found) -> None:
         """Keep a result, on disk before returning.
@@ -37,13 +48,13 @@ class Ledger:
         record = {"fingerprint": fingerprint, "model": model, "topology": topology, kind: dataclasses.asdict(found)}
         with self._lock:
             append_line(self.path, json.dumps(record))
-            self._found[fingerprint] = found
+            self._keep(fingerprint, model, topology, found)
 
 
 def fingerprint(server: survey.Server, name: str, topology: str, layers: int) -> str:
     """A word for a program as it will be compiled: its lowered text, the chip, the compiler, and how it is counted."""
     digest = hashlib.sha256(survey.call_of(server, name, layers).lower().as_text().encode())
-    for module in (hlo, hlo_text, facts, needs):
+    for module in (hlo, hlo_text, links, facts, needs):
         digest.update(Path(module.__file__).read_bytes())
     for word in (topology, server.role, name, *versions()):
         digest.update(word.encode())
@@ -55,12 +66,12 @@ def versions() -> tuple[str, ...]:
     return tuple(f"{name} {metadata.version(name)}" for name in ("jax", "libtpu"))
 
 
-def _read(path: Path) -> Iterator[tuple[str, Found]]:
+def _read(path: Path) -> Iterator[tuple[str, str, str, Found]]:
     """The entries of a file; a line cut off by a crash is passed over."""
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
-            yield record["fingerprint"], _found(record)
+            yield record["fingerprint"], record["model"], record["topology"], _found(record)
         except (ValueError, KeyError, TypeError):
             continue
 

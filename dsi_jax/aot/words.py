@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from dsi_jax.aot.facts import ProgramFacts
-from dsi_jax.aot.hlo import Collective
+from dsi_jax.aot.links import Collective
 from dsi_jax.aot.predict import seconds
 from dsi_jax.aot.problems import problems
 from dsi_jax.aot.survey import Refused
