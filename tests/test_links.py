@@ -7,7 +7,7 @@ import pytest
 from oracle_servers import expected_tokens, oracle_servers, tokens_of
 
 from dsi_jax.array_programs.compare import TICKS_PER_MS, blocks_of, compare, draw_outcomes, dsi_ms, si_ms
-from dsi_jax.base import DRAFTER, ONE_HOST, Blocks, Cancel, Draft, Links, Plan, Request, Verify, target
+from dsi_jax.base import DRAFTER, Blocks, Cancel, Draft, Links, Plan, Request, Verify, target
 from dsi_jax.control import loop
 from dsi_jax.planning.lookahead import over_links
 from dsi_jax.policies import DSI, NON_SI, POLICIES, SI
@@ -164,10 +164,10 @@ def test_tokens_are_the_same_across_any_links():
 
 
 def test_a_paced_run_holds_answers_back_by_their_links():
-    """On one machine, whose oracle servers answer at once: at least as long as in virtual time."""
-    links, request = links_of_remote(3, 2, 4e-3), Request((1, 2, 3), 24)
+    """On one machine, whose oracle servers answer at once. SI works in turn, so no delay can make it faster."""
+    links, request = links_of_remote(3, 3, 4e-3), Request((1, 2, 3), 24)
     latencies, oracle = Latencies(8e-3, 2e-3, links=links), HashOracle(0.8, seed=1)
-    plan = Plan(DSI, 2, 3, links=links)
+    plan = Plan(SI, 2, 3, links=links)
     device = DeviceBackend(oracle_servers(plan, oracle))
     backend = PacedBackend(device, latencies.duration, links)
     backend.prepare([request], plan.servers)
@@ -177,4 +177,4 @@ def test_a_paced_run_holds_answers_back_by_their_links():
     ideal = ideal_s(trace, plan, request, latencies)
     assert trace.wall_s >= 0.999 * ideal
     here = Latencies(8e-3, 2e-3)
-    assert ideal > 1.05 * ideal_s(trace, Plan(DSI, 2, 3, links=ONE_HOST), request, here)
+    assert ideal > 1.4 * ideal_s(trace, Plan(SI, 2, 3), request, here)
