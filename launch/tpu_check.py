@@ -53,7 +53,8 @@ def main() -> None:
     page = matrix.markdown(entries, len(tasks), left_out)
     write_text(_PAGE.value, matrix.with_tables(Path(_PAGE.value).read_text(encoding="utf-8"), page))
     wrong = matrix.wrong(entries)
-    print("\n".join(wrong))
+    for line in wrong:
+        print(line)
     print(f"{len(entries)} of {len(tasks)} programs, {len(wrong)} not as they should be; wrote {_PAGE.value}")
     sys.exit(1 if wrong or len(entries) < len(tasks) else 0)
 

@@ -264,7 +264,8 @@ def test_the_page_has_a_row_for_each_server_and_names_what_is_wrong():
     copied = dataclasses.replace(GOOD, tp=4, unaliased=("cache.keys[0]",))
     refused = survey.Refused("target", "prefill", 4, "no memory")
     entries = [matrix.Entry("tiny", "v5e:2x4", one) for one in (GOOD, prefill, copied, refused)]
-    page = matrix.markdown(entries, 5, {"v5e:2x4": ["large at tp=1 (20.0 GB a device)"]})
+    page = matrix.markdown(entries, 5, {"v5e:2x4": ["large at tp=1 (20.0 GB a device)"], "v4:2x2x2": []})
+    assert "Nothing is compiled yet for v4:2x2x2." in page
     assert page.startswith("4 of 5 programs compiled; 2 not as they should be.")
     assert "| tiny | 2 | 2 | 0.80 GB | 0.10 GB | 0.00 GB | 1.01 | 1.00 | 5 | good |" in page
     assert "| tiny | 4 | 2 | 0.80 GB | 0.10 GB | 0.00 GB | 1.01 | - | 5 | 2 wrong |" in page

@@ -62,7 +62,10 @@ def markdown(entries: Sequence[Entry], wanted: int, left_out: Mapping[str, Seque
       left_out: topology -> servers that do not fit or do not divide, in words.
     """
     lines = [f"{len(entries)} of {wanted} programs compiled; {len(wrong(entries))} not as they should be.", ""]
-    for topology in dict.fromkeys(entry.topology for entry in entries):
+    there = dict.fromkeys(entry.topology for entry in entries)
+    if missing := [topology for topology in left_out if topology not in there]:
+        lines += [f"Nothing is compiled yet for {', '.join(missing)}.", ""]
+    for topology in there:
         lines += [f"## {topology}", "", *_table([row for row in rows(entries) if row.topology == topology]), ""]
         if left_out.get(topology):
             lines += ["Not compiled: " + "; ".join(left_out[topology]) + ".", ""]
