@@ -481,7 +481,10 @@ def test_paced_results_come_as_they_are_complete_too():
 def test_a_forward_that_failed_is_not_taken_for_a_prompt_that_was_read():
     """Paced runs keep the slots of an equal prompt; those that a failure took away are made anew."""
     with tiny_engine(sp_degree=1) as engine:
-        server, options = engine._backend._workers["target_0"]._server, {"latencies": Latencies(4e-3, 1e-3)}
+        server, options = (
+            engine._backend._workers["target_0"]._servers["target_0"],
+            {"latencies": Latencies(4e-3, 1e-3)},
+        )
         expected = generate(engine, PROMPTS[0], "non_si", max_new_tokens=8, **options).tokens
         programs = server._programs
 

@@ -78,7 +78,7 @@ def test_only_the_words_of_the_tokenizer_are_drafted(tmp_path):
     target, drafter = (save(tmp_path / name, WIDE, padding=padding) for name, padding in (("t", 1.0), ("d", 9.0)))
     seen = set()
     with Engine(pair(target, drafter)) as engine:
-        server = engine._backend._workers["drafter"]._server
+        server = engine._backend._workers["drafter"]._servers["drafter"]
         launch = server.launch
 
         def watched(action):
