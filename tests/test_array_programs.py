@@ -42,7 +42,8 @@ def random_cases(count, seed):
         target = draw.choice([1.0, 20.6, 37.7, draw.randint(100, 3000) / 100])
         drafter = draw.choice([target / 10, target / 5, target / 2, target, 2.5, 6.8, draw.randint(20, 3500) / 100])
         acceptance = draw.choice([0.0, 0.3, 0.6, 0.8, 0.93, 1.0])
-        ttft = draw.choice([{}, {"target_ttft_ms": 3 * target}, {"drafter_ttft_ms": 7 * drafter}])
+        both = {"target_ttft_ms": 1.3 * target, "drafter_ttft_ms": 3 * drafter}
+        ttft = draw.choice([{}, {"target_ttft_ms": 3 * target}, {"drafter_ttft_ms": 7 * drafter}, both])
         setting = Setting(target, round(drafter, 3), acceptance, draw.randint(1, 8), 40, **ttft)
         yield setting, Blocks(draw.choice([0, 0, 0, 1, 2, 5]), draw.randint(1, 9)), draw.random() < 0.5
 

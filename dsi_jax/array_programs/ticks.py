@@ -150,10 +150,14 @@ def _reading(group: Group, slots: int) -> _Windows:
 
 
 def _next_event(state: _State, plan: TickPlan, ahead: jax.Array, count: int) -> _State:
-    """The next verdict or draft, whichever comes first; a verdict, if they come together."""
+    """The next verdict or draft, whichever comes first; a verdict, if they come together.
+
+    That the drafter has read the prompt is an event too: before it, no draft is asked for.
+    """
     heard = [_heard_at(windows, group) for windows, group in zip(state.groups, plan.groups, strict=True)]
     verdict_at = functools.reduce(jnp.minimum, heard)
-    draft_at = jnp.where(state.asked, state.drafter_free, NO_EVENT)
+    read_at = jnp.where(state.now < plan.drafter_prefill, plan.drafter_prefill, NO_EVENT)
+    draft_at = jnp.where(state.asked, state.drafter_free, read_at)
     verdict = verdict_at <= draft_at
     now = jnp.minimum(verdict_at, draft_at)
     groups = _without_next(state.groups, heard, verdict, verdict_at)
@@ -170,7 +174,7 @@ def _next_event(state: _State, plan: TickPlan, ahead: jax.Array, count: int) -> 
     return state._replace(
         now=now,
         settled=settled,
-        drafted=jnp.where(renewed, settled, state.drafted + ~verdict),
+        drafted=jnp.where(renewed, settled, state.drafted + (state.asked & ~verdict)),
         fed=jnp.where(renewed, settled - 1, state.fed),
         asked=state.asked & verdict & ~renewed,
         drafter_free=jnp.where(renewed & state.asked, busy, state.drafter_free),
@@ -206,7 +210,8 @@ def _schedule(state: _State, plan: TickPlan, acceptance: jax.Array, count: int) 
     """Send a window if one is due, then ask for a draft if the drafter should have one."""
     state = _send(state, plan, count)
     begin = jnp.maximum(state.drafter_free, state.now)
-    ask = ~state.asked & (state.drafted < count - 1) & ~_verdict_is_near(state, plan, acceptance, begin)
+    may_ask = ~state.asked & (state.now >= plan.drafter_prefill) & (state.drafted < count - 1)
+    ask = may_ask & ~_verdict_is_near(state, plan, acceptance, begin)
     return state._replace(
         asked=state.asked | ask,
         draft_begin=jnp.where(ask, begin, state.draft_begin),

@@ -35,10 +35,11 @@ class Costs:
             case Draft():
                 return self.drafter_s * job.count
             case Verify() | Digest():
-                return self.target_s * self._runs(len(job.tokens))
+                return self.target_s * self.runs(len(job.tokens))
         return 0.0
 
-    def _runs(self, tokens: int) -> int:
+    def runs(self, tokens: int) -> int:
+        """Of the verify program, for so many tokens."""
         return math.ceil(tokens / self.verify_width) if self.several_runs else 1
 
 

@@ -20,8 +20,8 @@ def predict_crowd(case: Case, demand: Demand, seeds: int) -> Prediction:
         list(virtual_crowd(plan, case.costs, demand.acceptance, demand.new_tokens, demand.seed + seed))
         for seed in range(seeds)
     ]
-    times = np.asarray([np.mean([trace.wall_s for trace in traces]) for traces in crowds])
-    ends_s = np.mean([max(trace.wall_s for trace in traces) for traces in crowds])
+    answers = np.asarray([np.mean([trace.wall_s for trace in traces]) for traces in crowds])
+    ends = np.asarray([max(trace.wall_s for trace in traces) for traces in crowds])
     every = [trace for traces in crowds for trace in traces]
     ttft_s = float(np.mean([trace.commits[0].time_s for trace in every]))
     busy = float(np.mean([busy_chip_s(case.layout, trace) for trace in every]))
@@ -32,13 +32,13 @@ def predict_crowd(case: Case, demand: Demand, seeds: int) -> Prediction:
         plan.lookahead,
         case.costs.target_s,
         case.costs.drafter_s if find_policy(case.layout.algorithm).drafts else None,
-        float(times.mean()),
-        interval(times),
+        float(answers.mean()),
+        interval(answers),
         ttft_s,
-        float(times.mean() - ttft_s) / max(1, count - 1),
-        float(demand.concurrency * count / ends_s),
+        float(answers.mean() - ttft_s) / max(1, count - 1),
+        float(demand.concurrency * count / ends.mean()),
         busy / count,
         runs_per_window(every, case.costs),
         seeds,
-        times,
+        ends,
     )

@@ -7,6 +7,7 @@ program is put on the mean; it also says when the first token comes and how busy
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from dsi_jax.array_programs.cases import dsi_cases_ms
 from dsi_jax.array_programs.compare import si_ms
-from dsi_jax.array_programs.intervals import Interval, interval
+from dsi_jax.array_programs.intervals import Interval, interval, ratio_interval
 from dsi_jax.base import DRAFTER, Plan, Request, Trace
 from dsi_jax.control import loop
 from dsi_jax.layouts.candidates import Layout, Lookahead
@@ -61,14 +62,16 @@ class Prediction:
     target_s: float  # t
     drafter_s: float | None  # c; None: it does not draft
     answer_s: float  # of a whole answer, the prompt included
-    interval: Interval  # of answer_s, 95 %, over the outcomes
+    interval: Interval  # of answer_s, 95 %: over the outcomes, and over those that the event loop played
     ttft_s: float  # until the first token is settled
     token_s: float  # per token behind the first
     tokens_per_s: float  # of all sequences together
     busy_chip_s: float  # per token: seconds of work times the chips that do it, void work included
     runs_per_window: float  # of the verify program: above 1, windows catch up on more tokens than it is wide
     runs: int
-    times: np.ndarray = dataclasses.field(compare=False, repr=False)  # float64[runs] of answers, for paired comparisons
+    # float64[runs], for paired comparisons: of an answer; of several sequences, until the last one is done
+    times: np.ndarray = dataclasses.field(compare=False, repr=False)
+    doubt: float = 0.0  # half of a 95 % interval over its middle: what the few runs by the event loop leave open
 
     @property
     def chips(self) -> int:
@@ -89,7 +92,9 @@ def answer_times(cases: Sequence[Case], demand: Demand) -> np.ndarray:
         if case.layout.algorithm == NON_SI.name:
             times[index] = setting.non_si_ms / 1e3
         elif case.layout.algorithm == SI.name:
-            times[index] = si_ms(setting, [plan_of(case, demand).lookahead], demand.wrong)[0] / 1e3
+            lookahead = plan_of(case, demand).lookahead
+            priced = dataclasses.replace(setting, target_ms=case.costs.runs(lookahead + 1) * setting.target_ms)
+            times[index] = si_ms(priced, [lookahead], demand.wrong)[0] / 1e3
         else:
             overlapped.append(index)
             settings.append((setting, plan_of(case, demand).blocks))
@@ -107,7 +112,8 @@ def predict(case: Case, demand: Demand, times: np.ndarray) -> Prediction:
     """
     traces = [event_run(case, demand, row) for row in demand.wrong[:EVENT_RUNS]]
     walls = np.asarray([trace.wall_s for trace in traces])
-    times = times * (walls.sum() / times[: len(walls)].sum())
+    factor, doubt = _factor(walls, times[: len(walls)])
+    times = factor * times
     ttft_s = float(np.mean([trace.commits[0].time_s for trace in traces]))
     count = demand.new_tokens
     answer_s = float(times.mean())
@@ -119,7 +125,7 @@ def predict(case: Case, demand: Demand, times: np.ndarray) -> Prediction:
         case.costs.target_s,
         case.costs.drafter_s if find_policy(case.layout.algorithm).drafts else None,
         answer_s,
-        interval(times),
+        _wider(interval(times), doubt),
         ttft_s,
         (answer_s - ttft_s) / max(1, count - 1),
         count / answer_s,
@@ -127,7 +133,22 @@ def predict(case: Case, demand: Demand, times: np.ndarray) -> Prediction:
         runs_per_window(traces, case.costs),
         len(times),
         times,
+        doubt,
     )
+
+
+def _factor(walls: np.ndarray, times: np.ndarray) -> tuple[float, float]:
+    """How many times longer the event loop takes, and how much of it is in doubt; float64[played] each."""
+    factor = float(walls.sum() / times.sum())
+    low, high = ratio_interval(walls, times)
+    return factor, (high - low) / 2 / factor
+
+
+def _wider(found: Interval, doubt: float) -> Interval:
+    """An interval with an independent doubt, relative to its middle, put on it."""
+    middle = sum(found) / 2
+    half = math.hypot((found[1] - found[0]) / 2, doubt * middle)
+    return middle - half, middle + half
 
 
 def event_factor(case: Case, demand: Demand, times: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """Which layout to take: the best one, unless a smaller one is as good as far as these outcomes can tell."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from dsi_jax.array_programs.intervals import Interval, ratio_interval
@@ -39,7 +40,9 @@ def lead(one: Prediction, other: Prediction, objective: str = "latency") -> Lead
     weights = (one.chips, other.chips) if objective == "per_chip" else (1, 1)
     above, below = other.times * weights[1], one.times * weights[0]
     ratio = float(above.mean() / below.mean())
-    return Lead(ratio, ratio_interval(above, below) if len(one.times) == len(other.times) else (ratio, ratio))
+    low, high = ratio_interval(above, below) if len(one.times) == len(other.times) else (ratio, ratio)
+    half = math.hypot((high - low) / 2, ratio * one.doubt, ratio * other.doubt)
+    return Lead(ratio, (ratio - half, ratio + half))
 
 
 def recommend(answer: Answer) -> Verdict:

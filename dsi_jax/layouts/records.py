@@ -51,7 +51,7 @@ def prediction_record(one: Prediction) -> dict[str, Any]:
 
 def points(answer: Answer) -> list[dict[str, Any]]:
     """Every layout that was tried to the end, for the picture: algorithm, chips, and milliseconds of a token."""
-    measured = {(one.layout, one.lookahead): one.answer_s for one in answer.ranked}
+    measured = {(one.layout, one.lookahead): float(one.times.mean()) for one in answer.ranked}
     return [point(one.case, measured.get(one.case[:2], one.answer_s), answer) for one in answer.tried if one.played]
 
 

@@ -13,7 +13,7 @@ from dsi_jax.layouts.candidates import LOOKAHEADS, Layout, Lookahead, Room, layo
 from dsi_jax.layouts.costs import Costs, costs_of
 from dsi_jax.layouts.fits import Misfit
 from dsi_jax.layouts.predict import Case, Demand, Prediction, answer_times, event_factor, plan_of, predict
-from dsi_jax.policies import DSI, NON_SI, POLICIES
+from dsi_jax.policies import DSI, NON_SI, POLICIES, SI
 from dsi_jax.profiles.profile import Profile
 
 FEW, RUNS = 32, 256  # outcomes on which all layouts are tried, and the best ones
@@ -29,7 +29,7 @@ class Tried:
     """A layout as the few outcomes showed it."""
 
     case: Case
-    answer_s: float  # mean
+    answer_s: float  # mean; of several sequences, until the last one is done
     times: np.ndarray  # float64[outcomes], by the array programs
     played: bool = True  # the mean has what the event loop adds, such as catch-ups of several runs
 
@@ -120,7 +120,7 @@ def search(
     demand = Demand(acceptance, wrong, link_s, concurrency, seed)
     costs = {layout: costs_of(profile, layout, prompt_tokens, new_tokens, link_s, concurrency) for layout in options}
     cases = list(_cases(options, costs, lookaheads, demand))
-    tried = _try_crowds(cases, demand) if concurrency > 1 else _play(_try(cases, demand), demand, kept)
+    tried = _try_crowds(cases, demand) if concurrency > 1 else _play(_try(cases, demand, objective), demand, kept)
     chosen = _shortlist(tried, objective, kept)
     ranked = _predict_crowds(chosen, demand) if concurrency > 1 else _predict(chosen, demand)
     return Answer(sorted(ranked, key=order(objective)), tried, misfits, room, demand, objective)
@@ -142,7 +142,7 @@ def order(objective: str) -> Callable[[Prediction], tuple[float, int, int]]:
     names = list(POLICIES)
 
     def key(prediction: Prediction) -> tuple[float, int, int]:
-        value = prediction.answer_s if objective == "latency" else -prediction.tokens_per_s_per_chip
+        value = float(prediction.times.mean()) if objective == "latency" else -prediction.tokens_per_s_per_chip
         return float(f"{value:.6g}"), prediction.chips, names.index(prediction.layout.algorithm)
 
     return key
@@ -175,7 +175,17 @@ def _cases(
             continue
         if layout.algorithm == DSI.name and layout.sp_degree > _most_useful(one, demand):
             continue
-        yield from (Case(layout, lookahead, one) for lookahead in lookaheads)
+        yield from (Case(layout, lookahead, one) for lookahead in _worth_trying(layout, one, lookaheads))
+
+
+def _worth_trying(layout: Layout, costs: Costs, lookaheads: Sequence[Lookahead]) -> Sequence[Lookahead]:
+    """Under SI at most W - 1 drafts: more take several runs of the verify program."""
+    if layout.algorithm != SI.name or not costs.several_runs:
+        return lookaheads
+    longest = max(1, costs.verify_width - 1)
+    fixed = {lookahead for lookahead in lookaheads if lookahead != "auto"}
+    kept = sorted({min(lookahead, longest) for lookahead in fixed})
+    return ["auto", *kept] if "auto" in lookaheads else kept
 
 
 def _most_useful(costs: Costs, demand: Demand) -> int:
@@ -192,19 +202,43 @@ def _bound_s(case: Case, demand: Demand) -> float:
     return demand.new_tokens * ((1 - a) * t + a * min(c, t))
 
 
-def _try(cases: list[Case], demand: Demand) -> list[Tried]:
-    """Run every case that may be among the best on a few outcomes."""
+def _try(cases: list[Case], demand: Demand, objective: str) -> list[Tried]:
+    """Run every case that may be among the best, or the best of its algorithm, on a few outcomes."""
     few = dataclasses.replace(demand, wrong=demand.wrong[:FEW])
     quick = [case for case in cases if case.layout.algorithm != DSI.name]
-    slow = [case for case in cases if case.layout.algorithm == DSI.name]
     times = answer_times(quick, few)
-    limit = HOPELESS * times.mean(1).min()
-    hopeful = [case for case in slow if _bound_s(case, few) <= limit] or slow[:1]
-    times = np.concatenate([times, answer_times(hopeful, few)])
+    best = min((weight(case, objective) * row.mean() for case, row in zip(quick, times, strict=True)), default=math.inf)
+    hopeful, found = _try_overlapped(
+        [case for case in cases if case.layout.algorithm == DSI.name], few, objective, best
+    )
     return [
         Tried(case, float(row.mean()), row, played=index < len(quick))
-        for index, (case, row) in enumerate(zip(quick + hopeful, times, strict=True))
+        for index, (case, row) in enumerate(zip(quick + hopeful, [*times, *found], strict=True))
     ]
+
+
+def _try_overlapped(cases: list[Case], few: Demand, objective: str, best: float) -> tuple[list[Case], list[np.ndarray]]:
+    """Run cases of DSI: all that may come near the best, and then as many as may be the best of DSI."""
+    bounds = np.asarray([weight(case, objective) * _bound_s(case, few) for case in cases])
+    order_, near = list(np.argsort(bounds, kind="stable")), int((bounds <= HOPELESS * best).sum())
+    tried: list[Case] = []
+    found: list[np.ndarray] = []
+    least = math.inf
+    while len(tried) < len(cases):
+        begin = len(tried)
+        end = near if begin < near else begin + FEW
+        chunk = [cases[i] for i in order_[begin:end] if begin < near or bounds[i] < least]
+        if not chunk:
+            break
+        rows = answer_times(chunk, few)
+        tried, found = [*tried, *chunk], [*found, *rows]
+        least = min(least, *(weight(case, objective) * row.mean() for case, row in zip(chunk, rows, strict=True)))
+    return tried, found
+
+
+def weight(case: Case, objective: str) -> int:
+    """What times of a layout are multiplied by, so that the least is the best."""
+    return case.layout.chips if objective == "per_chip" else 1
 
 
 def _play(tried: Sequence[Tried], demand: Demand, kept: int) -> list[Tried]:
@@ -235,7 +269,7 @@ def _try_crowds(cases: list[Case], demand: Demand) -> list[Tried]:
     few = dataclasses.replace(demand, wrong=demand.wrong[:1, :FEW_TOKENS])
     bar = tqdm(cases, "several sequences", leave=False, delay=1)
     found = [(case, crowds.predict_crowd(case, few, 1)) for case in bar]
-    return [Tried(case, one.answer_s, one.times) for case, one in found]
+    return [Tried(case, float(one.times.mean()), one.times) for case, one in found]
 
 
 def _predict_crowds(chosen: Sequence[Case], demand: Demand) -> list[Prediction]:
@@ -245,7 +279,7 @@ def _predict_crowds(chosen: Sequence[Case], demand: Demand) -> list[Prediction]:
 
 def _shortlist(tried: Sequence[Tried], objective: str, kept: int) -> list[Case]:
     """The best cases, one lookahead of each layout, and the best of every algorithm."""
-    score = lambda one: one.answer_s * (one.case.layout.chips if objective == "per_chip" else 1)  # noqa: E731
+    score = lambda one: one.answer_s * weight(one.case, objective)  # noqa: E731
     ranked = [one.case for one in sorted(tried, key=score) if one.played]
     chosen: dict[Layout, Case] = {}
     for case in ranked:

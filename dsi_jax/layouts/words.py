@@ -13,7 +13,7 @@ MANY_RUNS = 1.1  # of the verify program for a window, from which on the width i
 
 
 def table(answer: Answer, shown: int = SHOWN) -> str:
-    """The ranking: the first rows, and the best of every algorithm wherever it stands."""
+    """The ranking: the first rows, and the best of every algorithm wherever it stands; ratios are of the objective."""
     head = (
         f"{'':>3} {'algorithm':<9} {'layout':<36} {'chips':>5} {'k':>4} {'first':>8} {'a token':>8} {'tokens':>8} "
         f"{'a chip':>7} {'busy':>8} {'vs':>7}"
@@ -24,20 +24,22 @@ def table(answer: Answer, shown: int = SHOWN) -> str:
     )
     best = best_of_each(answer.ranked)
     kept = {id(one) for one in [*answer.ranked[:shown], *best.values()]}
-    plain = best[NON_SI.name]
-    rows = [_row(i, one, plain) for i, one in enumerate(answer.ranked, start=1) if id(one) in kept]
+    speed = lambda one: one.tokens_per_s_per_chip if answer.objective == "per_chip" else one.tokens_per_s  # noqa: E731
+    plain = speed(best[NON_SI.name])
+    ranked = enumerate(answer.ranked, start=1)
+    rows = [_row(place, one, speed(one) / plain) for place, one in ranked if id(one) in kept]
     shared = any(one.layout.shared for one in answer.ranked if id(one) in kept)
     note = [f"{'':>4}shared: the drafter stands on the target's own chips, and they work in turn"] if shared else []
     return "\n".join([head, units, *rows, *note])
 
 
-def _row(place: int, one: Prediction, plain: Prediction) -> str:
+def _row(place: int, one: Prediction, ratio: float) -> str:
     lookahead = "" if one.drafter_s is None else f"{one.lookahead_now}{'a' if one.lookahead == 'auto' else ''}"
     return (
         f"{place:>3} {POLICIES[one.layout.algorithm].label:<9} {layout_in_words(one.layout):<36} {one.chips:>5} "
         f"{lookahead:>4} {1e3 * one.ttft_s:>8.1f} {1e3 * one.token_s:>8.2f} {one.tokens_per_s:>8.1f} "
         f"{one.tokens_per_s_per_chip:>7.1f} {1e3 * one.busy_chip_s:>8.2f} "
-        f"{one.tokens_per_s / plain.tokens_per_s:>6.2f}x"
+        f"{ratio:>6.2f}x"
     )
 
 
