@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_named_by_its_bytes():
         ("target", 1, 1100, 950),
     ]
     assert fits.split(profile, caches=10)[0] == {"target": (), "drafter": ()}  # ten caches of 50 beside 500
-    with pytest.raises(ValueError, match=r"target at tp=1 needs 2.0 GB a chip, and 1.9 GB are there"):
+    with pytest.raises(ValueError, match=r"target at tp=1 needs 2.0 GB a chip, and 1.9 GB of 2.0 GB are there for it"):
         giant = profile_of({1: 20.0}, {}, capacity=2 * 10**9, weights=2 * 10**9)
         best_layouts(giant, 8, 0.8)
 

@@ -16,14 +16,21 @@ class Misfit:
     tp: int
     needed: int  # bytes on each of its chips
     room: int  # bytes that a chip has for it
+    capacity: int  # bytes that a chip has in all
 
     def __str__(self) -> str:
-        return f"the {self.role} at tp={self.tp} needs {size(self.needed)} a chip, and {size(self.room)} are there"
+        needs = f"the {self.role} at tp={self.tp} needs {size(self.needed)} a chip"
+        return f"{needs}, and {size(self.room)} of {size(self.capacity)} are there for it"
 
 
 def bytes_of(server: ServerProfile, caches: int = 1) -> int:
     """Bytes on each chip of a server with so many caches."""
     return server.weights + caches * server.cache + server.temporaries
+
+
+def room_of(profile: Profile) -> int | None:
+    """Bytes of a chip that are there for weights, caches and temporaries; None: its capacity is not known."""
+    return None if profile.capacity is None else int((1 - RESERVE) * profile.capacity)
 
 
 def split(profile: Profile, caches: int = 1) -> tuple[dict[str, tuple[int, ...]], list[Misfit]]:
@@ -38,13 +45,13 @@ def split(profile: Profile, caches: int = 1) -> tuple[dict[str, tuple[int, ...]]
     """
     fitting: dict[str, tuple[int, ...]] = {"target": (), "drafter": ()}
     misfits = []
-    room = None if profile.capacity is None else int((1 - RESERVE) * profile.capacity)
+    room = room_of(profile)
     for server in sorted(profile.servers, key=lambda server: (server.role, server.tp)):
         needed = bytes_of(server, caches)
         if room is None or needed <= room:
             fitting[server.role] += (server.tp,)
         else:
-            misfits.append(Misfit(server.role, server.tp, needed, room))
+            misfits.append(Misfit(server.role, server.tp, needed, room, profile.capacity))
     return fitting, misfits
 
 
@@ -53,10 +60,11 @@ def beside(profile: Profile, layout: Layout, caches: int = 1) -> Misfit | None:
     if not layout.shared or profile.capacity is None:
         return None
     target, drafter = profile.server("target", layout.target_tp), profile.server("drafter", layout.drafter_tp)
-    needed, room = bytes_of(target, caches) + bytes_of(drafter, caches), int((1 - RESERVE) * profile.capacity)
+    needed, room = bytes_of(target, caches) + bytes_of(drafter, caches), room_of(profile)
     if needed <= room:
         return None
-    return Misfit(f"target with the drafter of tp={layout.drafter_tp} on its chips", layout.target_tp, needed, room)
+    role = f"target with the drafter of tp={layout.drafter_tp} on its chips"
+    return Misfit(role, layout.target_tp, needed, room, profile.capacity)
 
 
 def nothing_fits(profile: Profile, chips: int, misfits: list[Misfit], caches: int) -> str:
