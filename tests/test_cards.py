@@ -32,10 +32,11 @@ SHAPES = {  # of what the hub has under these names
     "hub:Qwen/Qwen3-32B": "qwen3-32b",
     "hub:Qwen/Qwen3-0.6B": "qwen3-0.6b",
 }
-MACHINES = {"v5e-8": ("v5e", 8), "v4-8": ("v4", 4)}  # others are eight GPUs
+MACHINES = {"v5e-8": ("v5e", 8), "v4-8": ("v4", 4), "tp8_shared": ("v5e", 8)}  # others are eight GPUs
 CARDS = ("starcoder", "vicuna", "phi3", "llama3_8b", "llama3_70b", "qwen3_32b")
 ALL = [(card, variant) for card in CARDS for variant in variants(CONFIGS / f"{card}.py")]
-PLAYED = [("phi3", "gpu-8"), ("llama3_8b", "v4-8")]  # of which virtual time is played again: seconds each
+# Of these virtual time is played again: seconds each.
+PLAYED = [("phi3", "gpu-8"), ("llama3_8b", "v4-8"), ("qwen3_32b", "tp8_shared")]
 
 
 def read(card: str, variant: str) -> Config:
