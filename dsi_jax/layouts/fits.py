@@ -1,6 +1,7 @@
 """Which servers fit into a chip's memory, by the bytes."""
 
 import dataclasses
+from collections.abc import Collection
 
 from dsi_jax.layouts.candidates import Layout
 from dsi_jax.profiles.profile import Profile, ServerProfile
@@ -65,6 +66,20 @@ def beside(profile: Profile, layout: Layout, caches: int = 1) -> Misfit | None:
         return None
     role = f"target with the drafter of tp={layout.drafter_tp} on its chips"
     return Misfit(role, layout.target_tp, needed, room, profile.capacity)
+
+
+def no_room(label: str, target_tps: Collection[int], misfits: Collection[Misfit]) -> str:
+    """Say why an algorithm has no layout; where a server is too large for a chip, its bytes tell more than this.
+
+    Args:
+      label: of the algorithm.
+      target_tps: of the layouts that were tried.
+      misfits: servers that a chip cannot hold.
+    """
+    least = min(target_tps)
+    if least == 1 or misfits:
+        return f"there is no room for {label}"
+    return f"there is no room for {label} beside a target of tp {least}, and the profile knows no smaller tp"
 
 
 def nothing_fits(profile: Profile, chips: int, misfits: list[Misfit], caches: int) -> str:
