@@ -10,7 +10,7 @@ from dsi_jax.layouts.same_chips import best_on
 from dsi_jax.layouts.words import layout_in_words
 from dsi_jax.policies import NON_SI
 from dsi_jax.profiles.difference import differences
-from dsi_jax.profiles.profile import Profile
+from dsi_jax.profiles.profile import ROLES, Profile
 from dsi_jax.telemetry import comparison, equal_devices
 from dsi_jax.telemetry.budget_table import budget_table
 from dsi_jax.telemetry.run import Run
@@ -31,13 +31,19 @@ def predictor(profile: Profile, config: Config) -> equal_devices.Predict:
     if config.target.path != profile.target:
         print(f"warning: the profile's target is {profile.target}, and {config.target.path} is run", flush=True)
 
-    def predict(algorithm: str, runs: Sequence[Run]) -> tuple[float, str] | None:
+    def predict(algorithm: str, runs: Sequence[Run]) -> tuple[float, str] | str:
         judged = sum(run.judged_drafts or 0 for run in runs)
         if algorithm != NON_SI.name and not judged:
-            return None
+            return "no draft was judged, so that the profile lacks the acceptance rate; run --algorithm=all"
         acceptance = sum(run.accepted_drafts or 0 for run in runs) / max(1, judged)
         run = runs[0]
         found = best_on(profile, algorithm, run.chips, acceptance, run.prompt_tokens, run.new_tokens)
-        return found and (found[0], layout_in_words(found[1]))
+        if not found:
+            return f"no layout that the profile knows fits; its smallest servers are {_least(profile)}"
+        return found[0], layout_in_words(found[1])
 
     return predict
+
+
+def _least(profile: Profile) -> str:
+    return " and ".join(f"a {role} of tp {profile.tps(role)[0]}" for role in ROLES if profile.tps(role))

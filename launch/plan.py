@@ -14,12 +14,11 @@ docs/layouts.md says how to read the answer.
 """
 
 import dataclasses
-import os
 
 import _chips
 import _cli
+import _latencies
 import _show
-import jax
 from absl import flags
 
 import dsi_jax
@@ -32,7 +31,6 @@ from dsi_jax.layouts.rank import Verdict, recommend
 from dsi_jax.layouts.shapes import Shape, shape_profile
 from dsi_jax.placement.host import use_cpu_devices
 from dsi_jax.profiles.chips import Chip, Chips
-from dsi_jax.profiles.difference import differences
 from dsi_jax.profiles.profile import Profile, read_profile
 from dsi_jax.telemetry import layout_figure
 
@@ -45,6 +43,7 @@ _DEVICES = flags.DEFINE_integer(
 )
 _HOSTS = flags.DEFINE_integer("hosts", None, "They are those of so many hosts; default the topology's, else 1.")
 _LINK_US = flags.DEFINE_float("link_us", 0.0, "Microseconds of a message from one host to another.")
+_HOST_US = flags.DEFINE_float("host_us", _latencies.HOST_US, _latencies.HOST_HELP)
 _CONFIG = flags.DEFINE_string("config", None, "Experiment card with the pair of models.")
 _TARGET = flags.DEFINE_string("target", None, "The target, as ModelSource.path has it; shapes are enough.")
 _DRAFTER = flags.DEFINE_string("drafter", None, "The drafter, likewise; none: an n-gram on the host.")
@@ -68,7 +67,12 @@ def main() -> None:
         pair = profiled_pair(pair, profile)
     out = _show.check_out(_OUT.value) if _OUT.value else None
     devices, hosts = read_room(profile, chip)
-    warn(profile, pair, devices)
+    if _PROFILE.value:
+        _latencies.warn(profile, pair, devices)
+    if _LINK_US.value > 0 and hosts == 1:
+        print(f"warning: --link_us={_LINK_US.value:g} is passed over: the chips are those of one host; say --hosts=N")
+    profile, pair = _latencies.at_width(_latencies.with_host(profile, _HOST_US), pair)
+    _latencies.check_length(profile, pair, _PROMPT.value, _TOKENS.value, "--max_length")
     answer = search.search(
         profile,
         devices,
@@ -115,7 +119,16 @@ def read_pair() -> dsi_jax.Config:
 
 
 def profiled_pair(config: dsi_jax.Config, profile: Profile) -> dsi_jax.Config:
-    """The models that a profile names."""
+    """The models that a profile names, with what --max_length and --set say of them."""
+    config = _named_pair(config, profile)
+    models = ("target", "drafter.model") if config.drafter.kind == "model" else ("target",)
+    lengths = [f"{model}.max_length={_LENGTH.value}" for model in models] if _LENGTH.value else []
+    for override in lengths + _SET.value:
+        config = config_lib.override_field(config, override)
+    return config
+
+
+def _named_pair(config: dsi_jax.Config, profile: Profile) -> dsi_jax.Config:
     dtype = _DTYPE.value or ("bfloat16" if profile.source == "compiled" else None)
     length, width = profile.max_length, profile.verify_width
     target = dsi_jax.ModelSource(profile.target, max_length=length, verify_width=width, dtype=dtype)
@@ -174,24 +187,6 @@ def shapes(pair: dsi_jax.Config) -> tuple[Shape, Shape | None]:
     return found[0], found[1] if len(found) > 1 else None
 
 
-def warn(profile: Profile, pair: dsi_jax.Config, devices: int) -> None:
-    """Say where the profile speaks of other things than those asked about."""
-    if profile.source == "measured":
-        found = jax.devices()
-        for difference in differences(profile, found[0].device_kind, len(found), os.cpu_count()):
-            print(f"warning: the profile was {difference}; the plan is for the devices that were measured")
-    told = profile.environment.get("device_count")
-    if told is not None and profile.source == "measured" and devices > told:
-        print(f"warning: measured on {told} devices, and {devices} are asked about; nothing is known of their links")
-    if not _PROFILE.value:
-        return
-    for name, here, there in (("target", pair.target.path, profile.target),) + (
-        (("drafter", pair.drafter.model.path, profile.drafter),) if pair.drafter.kind == "model" else ()
-    ):
-        if here != there:
-            print(f"warning: the profile's {name} is {there}, and {here} is asked about; latencies are the profile's")
-
-
 # ------------------------------------------------------------------------------------------------------- what is told
 
 LABELS = {
@@ -206,6 +201,7 @@ def facts(profile: Profile, answer: search.Answer) -> str:
     hosts = f" on {room.hosts} hosts, {1e6 * demand.link_s:g} us between them" if room.hosts > 1 else ""
     crowd = f", {demand.concurrency} sequences at once" if demand.concurrency > 1 else ""
     shared = ", with the slowdown that was measured where servers work at the same time" if profile.contention else ""
+    shared += f", with {_latencies.host_words(profile)}"
     return (
         f"{profile.target} with {profile.drafter or 'an n-gram'} on {room.chips} x {profile.chip}{hosts}: acceptance "
         f"{demand.acceptance:g}, {_PROMPT.value} + {demand.new_tokens} tokens{crowd}\n"
@@ -217,7 +213,10 @@ def save(out, profile: Profile, pair: dsi_jax.Config, answer: search.Answer, ver
     said, choice = words.sentence(verdict, answer), verdict.choice
     write_json(out / "plan.json", records.as_record(answer, verdict, said, profile), indent=1)
     config = card.config_of(choice, pair, _TOKENS.value, _CONCURRENCY.value)
-    expected = f"{choice.tokens_per_s:.1f} tokens/s on {profile.chip}, predicted ({LABELS[profile.source]})."
+    expected = (
+        f"{choice.tokens_per_s:.1f} tokens/s on {profile.chip} at an acceptance of {answer.demand.acceptance:g}, "
+        f"predicted ({LABELS[profile.source]}; {_latencies.host_words(profile)})."
+    )
     card.write_card(out / "card.py", config, f"{said}", expected)
     written = ["plan.json", "card.py"]
     heading = f"Layouts of {answer.room.chips} x {profile.chip}"

@@ -14,7 +14,7 @@ from dsi_jax.checkpoints.shapes import open_shapes
 from dsi_jax.config import load, variants
 from dsi_jax.layouts.as_given import check_fit, predict_config
 from dsi_jax.layouts.shapes import Shape, shape_profile
-from dsi_jax.profiles.profile import Forward, Profile, ServerProfile
+from dsi_jax.profiles.profile import Contention, Forward, Profile, ServerProfile, write_profile
 from dsi_jax.runtime.memory import memory_per_device
 from tests.launchers import launch
 
@@ -32,10 +32,11 @@ SHAPES = {  # of what the hub has under these names
     "hub:Qwen/Qwen3-32B": "qwen3-32b",
     "hub:Qwen/Qwen3-0.6B": "qwen3-0.6b",
 }
-MACHINES = {"v5e-8": ("v5e", 8), "v4-8": ("v4", 4)}  # others are eight GPUs
+MACHINES = {"v5e-8": ("v5e", 8), "v4-8": ("v4", 4), "tp8_shared": ("v5e", 8)}  # others are eight GPUs
 CARDS = ("starcoder", "vicuna", "phi3", "llama3_8b", "llama3_70b", "qwen3_32b")
 ALL = [(card, variant) for card in CARDS for variant in variants(CONFIGS / f"{card}.py")]
-PLAYED = [("phi3", "gpu-8"), ("llama3_8b", "v4-8")]  # of which virtual time is played again: seconds each
+# Of these virtual time is played again: seconds each.
+PLAYED = [("phi3", "gpu-8"), ("llama3_8b", "v4-8"), ("qwen3_32b", "tp8_shared")]
 
 
 def read(card: str, variant: str) -> Config:
@@ -158,7 +159,7 @@ def test_what_does_not_fit_is_told_by_its_bytes():
     config = load(CONFIGS / "demo.py", ["mesh.sp_degree=1"])
     assert check_fit(config, toy(capacity=1100)) == {"target": 1000, "drafter": 1000}
     with pytest.raises(
-        ValueError, match=r"target_tp=1: the target needs 0.0 MB a chip, and a toy has room for 0.0 MB;"
+        ValueError, match=r"target_tp=1: the target needs 0.0 MB a chip, and a toy has room for 0.0 MB of its 0.0 MB;"
     ):
         check_fit(config, toy(capacity=1000))  # a share is kept for the programs
     shares = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, drafter_shares=True))
@@ -174,15 +175,24 @@ def test_what_does_not_fit_is_told_by_its_bytes():
 # ---------------------------------------------------------------------------------------------------------- launchers
 
 
-def test_expect_prints_what_the_card_tells():
+def test_expect_prints_what_the_card_tells(tmp_path):
+    slow = (Contention("target", 1, 2, 1.5),)
+    write_profile(tmp_path / "profile.json", toy(contention=slow, environment={"device_count": 4}))
     models = ["--target=configs/models/llama-3-8b", "--drafter=configs/models/llama-3.2-1b"]
     card = ["--config=configs/llama3_8b.py:v4-8", "--acceptance=0.8"]
-    good, host, *bad = launch(
+    good, host, shown, *bad = launch(
         "expect",
         [
             [*card, "--chip=v4", *models],
             [*card, "--chip=v4", *models, "--host_us=1000", "--set=max_new_tokens=8"],
+            [
+                f"--profile={tmp_path}/profile.json",
+                "--set=mesh.sp_degree=7",
+                "--set=max_new_tokens=8",
+                "--set=target.verify_width=16",
+            ],
             [*card, *models],
+            [*card, *models, "--chip=v4", "--profile=none.json"],
             [*card, "--chip=v5e", *models],
             [*card, "--chip=v99", *models],
             [*card, "--chip=v4", *models, "--host_us=-1"],
@@ -190,17 +200,29 @@ def test_expect_prints_what_the_card_tells():
         ],
     )
     assert good[0] == 0 and "3 targets of tp 1, drafter tp 1, 4 chips" in good[1]
-    assert "target 16.4 GB, drafter 2.5 GB of 34.4 GB" in good[1] and "nothing was run" in good[1]
+    assert "target 16.4 GB, drafter 2.5 GB; 32.6 GB of 34.4 GB are there" in good[1] and "nothing was run" in good[1]
     speeds = [float(number) for number in re.findall(r"([\d.]+) tokens/s", good[1])]
     assert speeds == pytest.approx(told("llama3_8b", "v4-8")[3:], abs=0.11)
     t, slower_t = (float(re.search(r"t = ([\d.]+) ms", out)[1]) for _, out, _ in (good, host))
     assert slower_t - t == pytest.approx(0.95, abs=0.02)
-    assert [code for code, _, _ in bad] == [2] * 5
+    for words in (
+        "the profile was measured on 4 x toy, here 8 x cpu",
+        "measured on 4 devices, and 8 are asked about",
+        "the profile's target is big, and embedded:target is asked about",
+        "the profile's drafter is small, and embedded:drafter is asked about",
+        "the profile was made at verify_width=8, and 16 is asked about; latencies are those of 8",
+    ):
+        assert f"warning: {words}" in shown[1]
+    rows = {line.split()[0]: line for line in shown[1].splitlines() if "x non-SI" in line}
+    assert "t = 8.00 ms" in rows["non-SI"] and "t = 8.00 ms, c = 2.00 ms" in rows["SI"]
+    assert "t = 12.00 ms, c = 2.00 ms" in rows["DSI"]  # its servers work at the same time, and share cores
+    assert [code for code, _, _ in bad] == [2] * 6
     for (_, _, said), wanted in zip(
         bad,
         (
             "neither --chip nor --profile is given",
-            "target_tp=1: the target needs 16.4 GB a chip, and a v5e has room for 15.2 GB",
+            "--chip and --profile are given",
+            "target_tp=1: the target needs 16.4 GB a chip, and a v5e has room for 15.2 GB of its 16.0 GB; raise",
             "chip='v99' is not known; choose one of v4, v5e",
             "--host_us=-1 must lie in 0 .. 1e6",
             "llama3_8b.py has no variant 'v9-8'; it has gpu-8, v5e-8, v4-8",

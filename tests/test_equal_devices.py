@@ -52,6 +52,17 @@ def test_a_profile_is_asked_about_unpaced_runs_alone():
     assert "is as fast however many devices it has" in in_words(paced)
 
 
+def test_a_profile_that_cannot_tell_says_why():
+    (found,) = equal_devices([NON_SI], lambda *_: "no draft was judged")
+    assert [(o.source, o.reason) for o in found.others] == [(UNKNOWN, "no draft was judged")]
+    assert in_words(found) == (
+        "equal devices, device: non-SI makes 50.0 tokens/s on 1 device; what 1 device gives under SI is not known "
+        "here: no draft was judged"
+    )
+    (si,) = equal_devices([dataclasses.replace(DSI, algorithm="si", label="SI", chips=1)], lambda *_: (9.0, "tp 1"))
+    assert "; the same 1 device gives 9.0 under non-SI (predicted: tp 1)" in in_words(si)
+
+
 def test_runs_on_the_host_and_failed_ones_are_left_out():
     assert equal_devices([dataclasses.replace(DSI, chips=0), dataclasses.replace(NON_SI, error="hung")]) == []
 

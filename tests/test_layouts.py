@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_named_by_its_bytes():
         ("target", 1, 1100, 950),
     ]
     assert fits.split(profile, caches=10)[0] == {"target": (), "drafter": ()}  # ten caches of 50 beside 500
-    with pytest.raises(ValueError, match=r"target at tp=1 needs 2.0 GB a chip, and 1.9 GB are there"):
+    with pytest.raises(ValueError, match=r"target at tp=1 needs 2.0 GB a chip, and 1.9 GB of 2.0 GB are there for it"):
         giant = profile_of({1: 20.0}, {}, capacity=2 * 10**9, weights=2 * 10**9)
         best_layouts(giant, 8, 0.8)
 
@@ -136,7 +136,15 @@ def test_a_drafter_that_does_not_fit_leaves_plain_decoding():
     profile = profile_of({4: 7.0}, {1: 3.0}, capacity=1000)
     answer = answer_of(profile, 8, 0.8)
     assert {one.layout.algorithm for one in answer.ranked} == {NON_SI.name}
-    assert "there is no room for DSI" in words.sentence(recommend(answer), answer)
+    assert "there is no room for DSI." in words.sentence(recommend(answer), answer)
+
+
+def test_a_profile_of_one_tp_says_that_it_knows_no_smaller():
+    answer = answer_of(profile_of({4: 7.0}, {1: 3.0}), 4, 0.8)
+    said = words.sentence(recommend(answer), answer)
+    assert said.endswith("no room for DSI beside a target of tp 4, and the profile knows no smaller tp.")
+    answer = answer_of(USUAL, 1, 0.8)
+    assert words.sentence(recommend(answer), answer).endswith("there is no room for DSI.")
 
 
 # ------------------------------------------------------------------------------------------------------- predictions

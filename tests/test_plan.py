@@ -31,6 +31,17 @@ def embedded_profile(**more):
     return dataclasses.replace(made, **more)
 
 
+def wide_profile():
+    """The same, and verifications of 16 tokens take 40 ms."""
+    servers = [
+        dataclasses.replace(one, forwards=(*one.forwards, Forward("verify", 16, 100, 0.04)))
+        if one.role == "target"
+        else one
+        for one in embedded_profile().servers
+    ]
+    return embedded_profile(servers=tuple(servers))
+
+
 CALLS = {
     "shapes": ["--topology=v5e:2x4", *LLAMA, "--out={}/shapes"],
     "profile": ["--profile={}/profile.json", "--devices=3", "--new_tokens=12", "--acceptance=0.9", "--out={}/profile"],
@@ -38,6 +49,9 @@ CALLS = {
     "hosts": ["--chip=v5e", "--hosts=2", "--link_us=50", *LLAMA, "--acceptance=0.9"],
     "crowd": ["--profile={}/profile.json", "--devices=5", "--concurrency=2", "--new_tokens=12"],
     "another model": ["--profile={}/profile.json", *LLAMA],
+    "more host": ["--chip=h100", "--devices=2", *LLAMA, "--objective=per_chip", "--host_us=1000", "--link_us=50"],
+    "another width": ["--profile={}/profile.json", "--new_tokens=12", "--set=target.verify_width=16", "--host_us=9"],
+    "measured width": ["--profile={}/wide.json", "--new_tokens=12", "--set=target.verify_width=16", "--out={}/wide"],
 }
 BAD = {
     "no latencies": (LLAMA, "none of --profile, --topology and --chip given"),
@@ -52,6 +66,11 @@ BAD = {
     "no rate": (["--chip=v5e", *LLAMA, "--acceptance=2"], "acceptance=2.0 must lie in [0, 1]"),
     "no link": (["--chip=v5e", *LLAMA, "--link_us=-1"], "link_s="),
     "no card": (["--chip=v5e", "--config=configs/none.py"], "no config at configs/none.py"),
+    "no cache": (
+        ["--chip=v5e", *LLAMA, "--max_length=64", "--new_tokens=200"],
+        "prompt_tokens=64 and 200 new tokens exceed the cache of 64 tokens; ask for fewer",
+    ),
+    "no host": (["--chip=v5e", *LLAMA, "--host_us=-1"], "--host_us=-1 must lie in 0 .. 1e6"),
     "no model": (["--chip=v5e", "--target=/none"], "no checkpoint at '/none'"),
     "unknown field": (["--chip=v5e", *LLAMA, "--set=colour=red"], "unknown config field 'colour'"),
 }
@@ -66,6 +85,7 @@ def desk(tmp_path_factory):
 def ended(desk):
     """Every call of this page, in one process: exit code, stdout and stderr by name."""
     write_profile(desk / "profile.json", embedded_profile())
+    write_profile(desk / "wide.json", wide_profile())
     calls = CALLS | {name: arguments for name, (arguments, _) in BAD.items()}
     filled = [[argument.format(desk) for argument in arguments] for arguments in calls.values()]
     return dict(zip(calls, launch("plan", filled), strict=True))
@@ -85,6 +105,8 @@ def test_a_plan_from_shapes(ended, desk):
     card = config_lib.load(desk / "shapes/card.py", kind=Config)
     assert (card.mesh.target_tp, card.mesh.sp_degree) == (plan["choice"]["target_tp"], plan["choice"]["sp_degree"])
     assert card.target.dtype == "bfloat16"
+    text = " ".join((desk / "shapes/card.py").read_text().split())
+    assert "at an acceptance of 0.8, predicted" in text and "50 us of the host's work for each forward, assumed" in text
     with Image.open(desk / "shapes/layouts.png") as picture:
         assert picture.width > 1000
 
@@ -115,6 +137,32 @@ def test_other_questions_are_answered(ended):
         in (ended["another model"][1])
     )
     assert all(ended[name][0] == 0 for name in CALLS)
+
+
+@pytest.mark.slow
+def test_the_work_of_the_host_is_told_and_reckoned_with(ended):
+    plain, more = (_best_ms(ended[name][1], "non-SI") for name in ("per chip", "more host"))
+    assert "with 50 us of the host's work for each forward, assumed (--host_us)" in ended["shapes"][1]
+    assert more - plain == pytest.approx(0.95, abs=0.02)
+    assert "--host_us=9 is passed over: the profile is measured, with 0 us" in ended["another width"][1]
+    assert "--link_us=50 is passed over: the chips are those of one host" in ended["more host"][1]
+
+
+def _best_ms(out, label):
+    """Milliseconds of a token in the first row of an algorithm."""
+    row = next(line for line in out.splitlines() if f" {label} " in line and line.endswith("x"))
+    return float(row.split()[-5])
+
+
+@pytest.mark.slow
+def test_a_width_is_the_one_that_was_measured_or_a_warning(ended, desk):
+    _, out, _ = ended["another width"]
+    assert "the profile was made at verify_width=8, and 16 is asked about; latencies are those of 8" in out
+    assert "launch/measure.py --set=target.verify_width=16" in out
+    assert _best_ms(out, "non-SI") == pytest.approx(15.0)
+    _, out, _ = ended["measured width"]
+    assert "verify_width" not in out.split("hint:")[0] and _best_ms(out, "non-SI") == pytest.approx(40.0)
+    assert config_lib.load(desk / "wide/card.py", kind=Config).target.verify_width == 16
 
 
 @pytest.mark.slow

@@ -105,4 +105,8 @@ def test_slowdown_is_linear_between_what_was_measured():
     found = tuple(Contention("target", 1, servers, ratio) for servers, ratio in ((2, 1.5), (4, 3.5)))
     profile = dataclasses.replace(made_up(), contention=found)
     assert [profile.slowdown("target", n) for n in (1, 2, 3, 4, 8)] == [1.0, 1.5, 2.5, 3.5, 3.5]
+    noisy = dataclasses.replace(
+        made_up(), contention=(Contention("target", 1, 2, 0.9), Contention("target", 1, 4, 1.2))
+    )
+    assert [noisy.slowdown("target", n) for n in (2, 3)] == [1.0, pytest.approx(1.1)]
     assert made_up().slowdown("target", 2) is None

@@ -126,7 +126,9 @@ def test_a_profile_predicts_and_says_where_it_was_made(show, capsys):
     assert predict("non_si", [dsi]) == (pytest.approx(1 / 0.012), "target of tp 2")
     rate, layout = predict("si", [dsi])
     assert layout == "target of tp 2, drafter tp 1" and 1 / 0.012 < rate < 6 / (6 * 0.002 + 0.012)
-    assert predict("si", [dataclasses.replace(dsi, judged_drafts=0, accepted_drafts=0)]) is None
+    assert predict("si", [dataclasses.replace(dsi, judged_drafts=0, accepted_drafts=0)]).startswith("no draft was jud")
+    large = _summary.predictor(profile({4: 20.0}, {1: 2.0}), config)
+    assert large("non_si", [dsi]).endswith("its smallest servers are a target of tp 4 and a drafter of tp 1")
     text = _summary.in_words(Notes(), [dsi], predict)
     assert "the same 3 devices give 83.3 under non-SI (predicted: target of tp 2) and" in text
     assert "identical: not compared" in text and "where the time went" not in text

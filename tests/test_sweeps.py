@@ -547,6 +547,20 @@ def test_one_engine_serves_all_points_that_differ_in_calls_alone(tmp_path):
     assert {one.chips_held for one in seen} == {5}
 
 
+def test_chips_that_a_drafter_shares_count_once():
+    point = points("mesh.drafter_shares=true", "mesh.target_tp=2", "mesh.drafter_tp=2", "mesh.sp_degree=1")[0]
+
+    class Shares(Notes):
+        def __init__(self, config):
+            super().__init__(config)
+            self.devices = {"drafter": ["d0", "d1"], "target_0": ["d0", "d1"]}
+
+    (task,) = tasks([Setup(point, "device", None, "cpu")], [SI], [0], ["p"], 1)
+    with devices.DeviceRunner(Shares) as runner:
+        found = runner(task)
+    assert (found.chips, found.chips_held) == (2, 2)
+
+
 def test_a_failed_run_is_kept_with_its_error_and_the_next_has_a_new_engine(tmp_path, monkeypatch):
     Notes.made.clear()
     setup = Setup(points("mesh.sp_degree=2")[0], "device", None, "cpu")

@@ -8,7 +8,7 @@ from dsi_jax.array_programs.compare import draw_outcomes
 from dsi_jax.config import Config
 from dsi_jax.layouts.candidates import Layout
 from dsi_jax.layouts.costs import costs_of
-from dsi_jax.layouts.fits import RESERVE, beside, bytes_of, size
+from dsi_jax.layouts.fits import beside, bytes_of, room_of, size
 from dsi_jax.layouts.predict import Case, Demand, Prediction, event_run, predict
 from dsi_jax.policies import DSI, NON_SI, SI
 from dsi_jax.profiles.profile import Profile
@@ -68,11 +68,11 @@ def check_fit(config: Config, profile: Profile) -> dict[str, int]:
         if not tp:
             continue
         needed[role] = bytes_of(profile.server(role, tp), config.concurrency)
-        room = None if profile.capacity is None else (1 - RESERVE) * profile.capacity
+        room = room_of(profile)
         if room is not None and needed[role] > room:
             raise ValueError(
                 f"{field}={tp}: the {role} needs {size(needed[role])} a chip, and a {profile.chip} has room for "
-                f"{size(room)}; raise mesh.{field}, or lower max_length"
+                f"{size(room)} of its {size(profile.capacity)}; raise mesh.{field}, or lower max_length"
             )
     shared = Layout(SI.name, mesh.target_tp, 1, mesh.drafter_tp, shared=mesh.drafter_shares)
     if misfit := beside(profile, shared, config.concurrency):

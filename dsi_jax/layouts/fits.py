@@ -1,6 +1,7 @@
 """Which servers fit into a chip's memory, by the bytes."""
 
 import dataclasses
+from collections.abc import Collection
 
 from dsi_jax.layouts.candidates import Layout
 from dsi_jax.profiles.profile import Profile, ServerProfile
@@ -16,14 +17,21 @@ class Misfit:
     tp: int
     needed: int  # bytes on each of its chips
     room: int  # bytes that a chip has for it
+    capacity: int  # bytes that a chip has in all
 
     def __str__(self) -> str:
-        return f"the {self.role} at tp={self.tp} needs {size(self.needed)} a chip, and {size(self.room)} are there"
+        needs = f"the {self.role} at tp={self.tp} needs {size(self.needed)} a chip"
+        return f"{needs}, and {size(self.room)} of {size(self.capacity)} are there for it"
 
 
 def bytes_of(server: ServerProfile, caches: int = 1) -> int:
     """Bytes on each chip of a server with so many caches."""
     return server.weights + caches * server.cache + server.temporaries
+
+
+def room_of(profile: Profile) -> int | None:
+    """Bytes of a chip that are there for weights, caches and temporaries; None: its capacity is not known."""
+    return None if profile.capacity is None else int((1 - RESERVE) * profile.capacity)
 
 
 def split(profile: Profile, caches: int = 1) -> tuple[dict[str, tuple[int, ...]], list[Misfit]]:
@@ -38,13 +46,13 @@ def split(profile: Profile, caches: int = 1) -> tuple[dict[str, tuple[int, ...]]
     """
     fitting: dict[str, tuple[int, ...]] = {"target": (), "drafter": ()}
     misfits = []
-    room = None if profile.capacity is None else int((1 - RESERVE) * profile.capacity)
+    room = room_of(profile)
     for server in sorted(profile.servers, key=lambda server: (server.role, server.tp)):
         needed = bytes_of(server, caches)
         if room is None or needed <= room:
             fitting[server.role] += (server.tp,)
         else:
-            misfits.append(Misfit(server.role, server.tp, needed, room))
+            misfits.append(Misfit(server.role, server.tp, needed, room, profile.capacity))
     return fitting, misfits
 
 
@@ -53,10 +61,25 @@ def beside(profile: Profile, layout: Layout, caches: int = 1) -> Misfit | None:
     if not layout.shared or profile.capacity is None:
         return None
     target, drafter = profile.server("target", layout.target_tp), profile.server("drafter", layout.drafter_tp)
-    needed, room = bytes_of(target, caches) + bytes_of(drafter, caches), int((1 - RESERVE) * profile.capacity)
+    needed, room = bytes_of(target, caches) + bytes_of(drafter, caches), room_of(profile)
     if needed <= room:
         return None
-    return Misfit(f"target with the drafter of tp={layout.drafter_tp} on its chips", layout.target_tp, needed, room)
+    role = f"target with the drafter of tp={layout.drafter_tp} on its chips"
+    return Misfit(role, layout.target_tp, needed, room, profile.capacity)
+
+
+def no_room(label: str, target_tps: Collection[int], misfits: Collection[Misfit]) -> str:
+    """Say why an algorithm has no layout; where a server is too large for a chip, its bytes tell more than this.
+
+    Args:
+      label: of the algorithm.
+      target_tps: of the layouts that were tried.
+      misfits: servers that a chip cannot hold.
+    """
+    least = min(target_tps)
+    if least == 1 or misfits:
+        return f"there is no room for {label}"
+    return f"there is no room for {label} beside a target of tp {least}, and the profile knows no smaller tp"
 
 
 def nothing_fits(profile: Profile, chips: int, misfits: list[Misfit], caches: int) -> str:

@@ -37,6 +37,7 @@ def as_record(answer: Answer, verdict: Verdict, words: str, profile: Profile) ->
             "drafter": profile.drafter,
             "verify_width": profile.verify_width,
             "max_length": profile.max_length,
+            "host_s": profile.host_s,
             "environment": dict(profile.environment),
         },
     }

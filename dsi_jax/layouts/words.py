@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from dsi_jax.layouts.candidates import Layout
+from dsi_jax.layouts.fits import no_room
 from dsi_jax.layouts.predict import Prediction
 from dsi_jax.layouts.rank import TRIFLE, Lead, Verdict, best_of_each
 from dsi_jax.layouts.search import Answer
@@ -82,7 +83,7 @@ def _reasons(verdict: Verdict, answer: Answer) -> Iterator[str]:
             what = f"the best {POLICIES[name].label} ({layout_in_words(rival.layout)})"
             yield _compared(verdict.leads[name], what, better)
         elif name not in verdict.rivals:
-            yield f"there is no room for {POLICIES[name].label}"
+            yield no_room(POLICIES[name].label, {t.case.layout.target_tp for t in answer.tried}, answer.misfits)
     first, choice = verdict.first, verdict.choice
     if first.chips > choice.chips and first.layout.algorithm == choice.layout.algorithm:
         more = f"{first.chips - choice.chips} more chips ({layout_in_words(first.layout)})"

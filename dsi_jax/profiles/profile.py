@@ -145,9 +145,10 @@ class Profile:
     def slowdown(self, role: str, servers: int) -> float | None:
         """How many times longer a forward takes with so many servers at work; linear between what was measured.
 
-        None: it was not measured. Beyond the most servers measured the last ratio holds.
+        None: it was not measured. Beyond the most servers measured the last ratio holds. Company makes no server
+        faster: a ratio below 1 is noise, and counts as 1.
         """
-        known = sorted((one.servers, one.ratio) for one in self.contention or () if one.role == role)
+        known = sorted((one.servers, max(1.0, one.ratio)) for one in self.contention or () if one.role == role)
         return _interpolate([(1, 1.0), *known], servers) if known else None
 
 

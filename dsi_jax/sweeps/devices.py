@@ -1,10 +1,10 @@
 """Runs of a sweep on devices: one engine for all points that differ in nothing that an engine is made of."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dsi_jax.base import Sampling, WorkerError
+from dsi_jax.base import DRAFTER, Sampling, WorkerError
 from dsi_jax.config import Config
 from dsi_jax.engine import Engine
 from dsi_jax.planning.lookahead import PRIOR_ACCEPTANCE
@@ -50,7 +50,7 @@ class DeviceRunner:
             if not error.results:
                 raise
             results = error.results
-        chips = {server: _chips(names) for server, names in engine.devices.items()}
+        chips = _chips(engine.devices, task.setup.point.config.mesh.drafter_shares)
         return outcome_of([result.run for result in results], [result.trace for result in results], chips)
 
     def close(self) -> None:
@@ -116,5 +116,7 @@ def _prompts(task: Task) -> list[str]:
     return [task.prompt] * task.setup.point.config.concurrency
 
 
-def _chips(names: Sequence[str]) -> int:
-    return len([name for name in names if name != "host"])
+def _chips(devices: Mapping[str, Sequence[str]], drafter_shares: bool) -> dict[str, int]:
+    """Server -> how many chips it has of its own; those that a drafter shares are the target's."""
+    counted = {server: len([name for name in names if name != "host"]) for server, names in devices.items()}
+    return counted | ({DRAFTER: 0} if drafter_shares else {})

@@ -9,8 +9,9 @@ from dsi_jax.telemetry.run import Run
 
 MEASURED, PREDICTED, UNKNOWN = "measured", "predicted", "not known"
 
-# Given an algorithm and the runs that have the devices: tokens/s on as many devices, and on which layout, in words.
-Predict = Callable[[str, Sequence[Run]], tuple[float, str] | None]
+# Given an algorithm and the runs that have the devices: tokens/s on as many devices, and on which layout, in words;
+# or why that cannot be told, in words.
+Predict = Callable[[str, Sequence[Run]], tuple[float, str] | str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Other:
     layout: str | None  # in words, of a prediction
     own_devices: int | None = None  # how many it was run on, if it was
     own_tokens_per_s: float | None = None  # and how fast that was
+    reason: str | None = None  # in words, why a profile that was given does not tell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +77,16 @@ def _other(algorithm: str, own: Sequence[Run], largest: Sequence[Run], devices: 
     if own_devices == devices:
         return Other(algorithm, MEASURED, own_rate, None, own_devices, own_rate)
     told = predict(algorithm, largest) if predict else None
-    if told:
-        return Other(algorithm, PREDICTED, *told, own_devices, own_rate)
-    return Other(algorithm, UNKNOWN, None, None, own_devices, own_rate)
+    if told is None or isinstance(told, str):
+        return Other(algorithm, UNKNOWN, None, None, own_devices, own_rate, told)
+    return Other(algorithm, PREDICTED, *told, own_devices, own_rate)
 
 
 # ----------------------------------------------------------------------------------------------------------- in words
+
+
+PACED = "a paced server is as fast however many devices it has; compare unpaced runs"
+NO_PROFILE = "measure with launch/measure.py, and give its profile by launch/generate.py --profile=FILE"
 
 
 def in_words(one: EqualDevices) -> str:
@@ -91,22 +97,23 @@ def in_words(one: EqualDevices) -> str:
     unknown = [other for other in one.others if other.source == UNKNOWN]
     words = [begin]
     if known:
-        words.append(f"the same {_count(one.devices)} give {' and '.join(known)}")
+        words.append(f"the same {_give(one.devices)} {' and '.join(known)}")
     if unknown:
         own = [_own(other) for other in unknown if other.own_devices]
         words += [", ".join(own)] if own else []
-        labels = " and ".join(POLICIES[other.algorithm].label for other in unknown)
-        remedy = (
-            "a paced server is as fast however many devices it has; compare unpaced runs"
-            if one.backend == "paced"
-            else "measure with launch/measure.py, and give its profile by launch/generate.py --profile=FILE"
-        )
-        words.append(f"what {_count(one.devices)} give under {labels} is not known here: {remedy}")
+    for reason in dict.fromkeys(other.reason for other in unknown):
+        labels = " and ".join(POLICIES[other.algorithm].label for other in unknown if other.reason == reason)
+        why = reason or (PACED if one.backend == "paced" else NO_PROFILE)
+        words.append(f"what {_give(one.devices)} under {labels} is not known here: {why}")
     return "; ".join(words)
 
 
 def _count(devices: int) -> str:
     return f"{devices} device" + "s" * (devices != 1)
+
+
+def _give(devices: int) -> str:
+    return f"{_count(devices)} {'gives' if devices == 1 else 'give'}"
 
 
 def _known(other: Other) -> str:
