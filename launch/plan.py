@@ -26,13 +26,14 @@ import dsi_jax
 from dsi_jax import config as config_lib
 from dsi_jax.aot import topology
 from dsi_jax.checkpoints.shapes import open_shapes
+from dsi_jax.drafters import KINDS
 from dsi_jax.files import write_json
 from dsi_jax.layouts import card, records, search, words
 from dsi_jax.layouts.rank import Verdict, recommend
 from dsi_jax.layouts.shapes import Shape, shape_profile
 from dsi_jax.placement.host import use_cpu_devices
 from dsi_jax.profiles.chips import Chip, Chips
-from dsi_jax.profiles.difference import differences
+from dsi_jax.profiles.difference import differences, other_models, too_many
 from dsi_jax.profiles.profile import Profile, read_profile
 from dsi_jax.telemetry import layout_figure
 
@@ -64,8 +65,9 @@ def main() -> None:
     use_cpu_devices(_cli.CPU_DEVICES, one_core_each=False)  # as launch/measure.py has, to be compared
     pair, chip = read_pair(), read_chip()
     profile = read_profile(_PROFILE.value) if _PROFILE.value else reckon(pair, chip)
-    if _PROFILE.value and not (_CONFIG.value or _TARGET.value):
-        pair = profiled_pair(pair, profile)
+    if _PROFILE.value:
+        check_servers(profile, pair)
+        pair = pair if _CONFIG.value or _TARGET.value else profiled_pair(pair, profile)
     out = _show.check_out(_OUT.value) if _OUT.value else None
     devices, hosts = read_room(profile, chip)
     warn(profile, pair, devices)
@@ -127,6 +129,14 @@ def profiled_pair(config: dsi_jax.Config, profile: Profile) -> dsi_jax.Config:
     return dataclasses.replace(config, target=target, drafter=dsi_jax.DrafterConfig(model=model))
 
 
+def check_servers(profile: Profile, pair: dsi_jax.Config) -> None:
+    """Refuse a profile without the servers of its models, such as one of bandwidth alone."""
+    on_host = profile.drafter in ("", *KINDS) or (_CONFIG.value and pair.drafter.kind != "model")
+    for role in ("target",) if on_host else ("target", "drafter"):
+        if not profile.tps(role):
+            raise ValueError(f"{_PROFILE.value}: {profile.without(role)}")
+
+
 def read_chip() -> Chip | None:
     """The chip that is named, by itself or by a topology; None: a profile knows."""
     given = [
@@ -180,16 +190,15 @@ def warn(profile: Profile, pair: dsi_jax.Config, devices: int) -> None:
         found = jax.devices()
         for difference in differences(profile, found[0].device_kind, len(found), os.cpu_count()):
             print(f"warning: the profile was {difference}; the plan is for the devices that were measured")
-    told = profile.environment.get("device_count")
-    if told is not None and profile.source == "measured" and devices > told:
-        print(f"warning: measured on {told} devices, and {devices} are asked about; nothing is known of their links")
-    if not _PROFILE.value:
-        return
-    for name, here, there in (("target", pair.target.path, profile.target),) + (
-        (("drafter", pair.drafter.model.path, profile.drafter),) if pair.drafter.kind == "model" else ()
-    ):
-        if here != there:
-            print(f"warning: the profile's {name} is {there}, and {here} is asked about; latencies are the profile's")
+    doubts = too_many(profile, devices)
+    if _PROFILE.value:
+        doubts += other_models(profile, pair.target.path, _drafter_path(pair))
+    for doubt in doubts:
+        print(f"warning: {doubt}")
+
+
+def _drafter_path(pair: dsi_jax.Config) -> str | None:
+    return pair.drafter.model.path if pair.drafter.kind == "model" else None
 
 
 # ------------------------------------------------------------------------------------------------------- what is told

@@ -53,6 +53,15 @@ BAD = {
     "no link": (["--chip=v5e", *LLAMA, "--link_us=-1"], "link_s="),
     "no card": (["--chip=v5e", "--config=configs/none.py"], "no config at configs/none.py"),
     "no model": (["--chip=v5e", "--target=/none"], "no checkpoint at '/none'"),
+    "no servers": (
+        ["--profile={}/bandwidth.json"],
+        "bandwidth.json: the profile holds no target servers; measure them",
+    ),
+    "no servers for a card": (
+        ["--profile={}/bandwidth.json", "--config=configs/demo.py"],
+        "the profile holds no target servers; measure them (launch/measure.py without --parts)",
+    ),
+    "half a profile": (["--profile={}/half.json"], "the profile holds no drafter servers; measure them"),
     "unknown field": (["--chip=v5e", *LLAMA, "--set=colour=red"], "unknown config field 'colour'"),
 }
 
@@ -66,6 +75,8 @@ def desk(tmp_path_factory):
 def ended(desk):
     """Every call of this page, in one process: exit code, stdout and stderr by name."""
     write_profile(desk / "profile.json", embedded_profile())
+    write_profile(desk / "bandwidth.json", embedded_profile(servers=()))
+    write_profile(desk / "half.json", embedded_profile(servers=embedded_profile().servers[:2]))
     calls = CALLS | {name: arguments for name, (arguments, _) in BAD.items()}
     filled = [[argument.format(desk) for argument in arguments] for arguments in calls.values()]
     return dict(zip(calls, launch("plan", filled), strict=True))
