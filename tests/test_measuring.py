@@ -226,6 +226,8 @@ def test_what_is_measured_later_replaces_its_own_parts_alone(profiles):
     )
     assert host.environment["incomplete"] == []
     assert host.environment["matrix_bytes"] == profiles[-1].environment["matrix_bytes"]
+    first, _ = more_of(config, pair, profiles[-1], choice=Choice(("host", "transfer")))
+    assert first.environment["incomplete"] == []  # the transfer of before is there still
     early = more_of(config, pair, profiles[1], choice=Choice(("transfer",)))[-1]  # whose servers were never measured
     assert early.environment["incomplete"] == ["target tp=1", "drafter tp=1"]
     choice = Choice(("forwards",), target_tps=(1,), drafter_tps=(1,))

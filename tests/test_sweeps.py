@@ -394,7 +394,7 @@ def test_latencies_come_from_the_pace_first_and_then_from_the_profile():
         latencies_of(Pace(target_ms=3.0), MeshConfig(), 20)
 
 
-@pytest.mark.parametrize(("policy", "times"), [(NON_SI, 1.0), (SI, 1.0), (DSI, 3.0)], ids=lambda one: str(one))
+@pytest.mark.parametrize(("policy", "times"), [(NON_SI, 1.0), (SI, 1.0), (DSI, 3.0)], ids=["non_si", "si", "dsi"])
 def test_servers_slow_down_whom_they_work_beside(policy, times):
     """Three targets and a drafter at work take three times as long; non-SI and SI have one server at work."""
     contention = tuple(Contention(role, 1, 4, 3.0) for role in ("target", "drafter"))
