@@ -8,7 +8,7 @@ import jax
 from absl import flags
 
 from dsi_jax import Config
-from dsi_jax.profiles.difference import differences
+from dsi_jax.profiles.difference import differences, other_models, too_many
 from dsi_jax.profiles.profile import Profile
 
 HOST_US = 50.0  # a round number; nobody measured it beside an accelerator
@@ -78,28 +78,19 @@ def _lengths(profile: Profile, pair: Config) -> list[int]:
 
 def warn(profile: Profile, pair: Config, devices: int) -> None:
     """Say where a profile that was given speaks of other devices or models than those asked about."""
-    for words in (*_other_devices(profile, devices), *_other_models(profile, pair)):
+    for words in _doubts(profile, pair, devices):
         print(f"warning: {words}")
 
 
-def _other_devices(profile: Profile, devices: int) -> Iterator[str]:
-    if profile.source != "measured":
-        return
-    found, told = jax.devices(), profile.environment.get("device_count")
-    for difference in differences(profile, found[0].device_kind, len(found), os.cpu_count()):
-        yield f"the profile was {difference}; what is predicted is for the devices that were measured"
-    if told is not None and devices > told:
-        yield f"measured on {told} devices, and {devices} are asked about; nothing is known of their links"
-
-
-def _other_models(profile: Profile, pair: Config) -> Iterator[str]:
-    drafter = pair.drafter.model.path if pair.drafter.kind == "model" else pair.drafter.kind
-    for name, here, there in (
-        ("target", pair.target.path, profile.target),
-        ("drafter", drafter, profile.drafter or "ngram"),
-    ):
-        if here not in (there, "synthetic"):
-            yield f"the profile's {name} is {there}, and {here} is asked about; latencies are the profile's"
+def _doubts(profile: Profile, pair: Config, devices: int) -> Iterator[str]:
+    if profile.source == "measured":
+        found = jax.devices()
+        for difference in differences(profile, found[0].device_kind, len(found), os.cpu_count()):
+            yield f"the profile was {difference}; what is predicted is for the devices that were measured"
+    yield from too_many(profile, devices)
+    yield from other_models(
+        profile, pair.target.path, pair.drafter.model.path if pair.drafter.kind == "model" else None
+    )
     if (length := max(_lengths(profile, pair))) > profile.max_length:
         yield (
             f"the profile's caches hold {profile.max_length} tokens, and {length} are asked about; bytes and "

@@ -7,11 +7,12 @@ from pathlib import Path
 import _cli
 import _show
 
-from dsi_jax import Config, Policy
+from dsi_jax import Config, Latencies, Policy
 from dsi_jax import prompts as prompts_lib
 from dsi_jax.files import write_json
+from dsi_jax.policies import DSI
 from dsi_jax.profiles import profile as profiles
-from dsi_jax.profiles.difference import differences
+from dsi_jax.profiles.difference import differences, other_models, too_many
 from dsi_jax.sweeps import grid, pictures, sweep, words
 from dsi_jax.sweeps.pace import Pace, latencies_of
 from dsi_jax.sweeps.predicted import Predictor
@@ -58,6 +59,7 @@ def run(asked: Asked, out: str, heatmap: tuple[str, str] | None) -> None:
     if here:
         sweep.check_points(points, prompts)
         _warn_of_other_devices(asked.profile, sweep.device_kind(), here)
+    _warn_of_the_profile(asked.profile, points)
     setups = make_setups(asked, points, device=sweep.device_kind() if here else None)
     seeds = asked.seeds or (asked.config.sampling.seed,)
     todo = list(tasks(setups, asked.policies, seeds, prompts, asked.repeats))
@@ -113,16 +115,21 @@ def make_setups(asked: Asked, points: Sequence[grid.Point], device: str | None) 
     """Say for every point what its forwards take, where that is set."""
     setups = []
     for point in points:
-        latencies = None
+        latencies, own = None, ()
         if asked.backend != "device":
             try:
-                latencies = latencies_of(
-                    point.pace, point.mesh, point.config.max_new_tokens, asked.profile, prefill=asked.is_virtual
-                )
+                latencies, *others = (_latencies_of(asked, point, policy) for policy in (DSI, *asked.policies))
             except ValueError as error:
                 raise ValueError(f"{point}: {error}") from None
-        setups.append(Setup(point, asked.backend, latencies, device))
+            own = tuple((policy.name, one) for policy, one in zip(asked.policies, others, strict=True))
+        setups.append(Setup(point, asked.backend, latencies, device, own))
     return setups
+
+
+def _latencies_of(asked: Asked, point: grid.Point, policy: Policy) -> Latencies:
+    config, prefill = point.config, asked.is_virtual
+    options = {"prefill": prefill, "policy": policy, "concurrency": config.concurrency}
+    return latencies_of(point.pace, point.mesh, config.max_new_tokens, asked.profile, **options)
 
 
 def read_profile(path: str) -> profiles.Profile:
@@ -164,6 +171,19 @@ def _use_devices(points: Sequence[grid.Point]) -> int:
 def _warn_of_other_devices(profile: profiles.Profile | None, kind: str, count: int) -> None:
     for difference in differences(profile, kind, count) if profile else ():
         print(f"warning: the profile was {difference}; what it predicts may be wrong here", flush=True)
+
+
+def _warn_of_the_profile(profile: profiles.Profile | None, points: Sequence[grid.Point]) -> None:
+    """Say once of all points where they ask about other models, or more devices, than the profile knows."""
+    if not profile:
+        return
+    found = too_many(profile, max(point.mesh.devices for point in points))
+    for point in points:
+        drafter = point.config.drafter
+        path = drafter.model.path if drafter.kind == "model" else None
+        found += other_models(profile, point.config.target.path, path)
+    for one in dict.fromkeys(found):
+        print(f"warning: {one}", flush=True)
 
 
 def _least(*numbers: int | None) -> int | None:

@@ -7,7 +7,8 @@
 For every number of devices that divides the models and fits them: verifications by width and by length of the cache,
 drafts by the tokens of a dispatch, prefill; besides, memory bandwidth, the host's share, a token's way to another
 submesh, and how much slower servers are while others work. `--out` receives profile.json, after every part, and
-profile.png. docs/measuring.md says how to read them.
+profile.png. A profile of the same pair and devices that is there keeps the parts that are not measured now.
+docs/measuring.md says how to read them.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from dsi_jax.measuring.measure import PARTS, Choice, measure_profile
 from dsi_jax.measuring.pair import WEIGHTS, open_measured
 from dsi_jax.measuring.timing import Stopwatch
 from dsi_jax.placement.host import use_cpu_devices
-from dsi_jax.profiles.profile import Profile, write_profile
+from dsi_jax.profiles.profile import Profile, ServerProfile, read_profile, write_profile
 from dsi_jax.telemetry import profile_figure, profile_words
 
 _CONFIG = flags.DEFINE_string("config", "configs/demo.py", "Experiment card: the pair, and how it draws tokens.")
@@ -49,7 +50,8 @@ def main() -> None:
     use_cpu_devices(_cli.CPU_DEVICES)
     pair = open_measured(config, _WEIGHTS.value, progress=True)
     path = out / "profile.json"
-    shown, profile = 0, None
+    before = read_before(path)
+    shown, profile = list(before.servers) if before else [], None
     for profile in measure_profile(
         config,
         pair,
@@ -58,12 +60,24 @@ def main() -> None:
         stopwatch=Stopwatch(repeats=5 if _QUICK.value else 15),
         progress=True,
         facts={"weights": _WEIGHTS.value},
+        before=before,
     ):
         write_profile(path, profile)
         _cli.say_if_interrupted(f"{path} holds what was measured, and says what is missing")
-        shown = _show_servers(profile, shown)
+        shown += _show_servers(profile, shown)
     print("\n".join([*profile.environment["left_out"], *profile_words.rest_lines(profile)]))
     print(f"wrote {', '.join(['profile.json', *_draw(out, profile)])} to {out}/")
+
+
+def read_before(path: Path) -> Profile | None:
+    """The profile that is there, whose other parts are kept."""
+    if not path.exists():
+        return None
+    try:
+        return read_profile(path)
+    except ValueError as error:
+        reason = str(error).partition("; make one")[0]
+        raise ValueError(f"{reason}; nothing can be added to it: take another --out, or delete it") from None
 
 
 def _tokens(flag: flags.FlagHolder) -> tuple[int, ...]:
@@ -71,12 +85,13 @@ def _tokens(flag: flags.FlagHolder) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(value) for value in found))
 
 
-def _show_servers(profile: Profile, shown: int) -> int:
-    """Print the servers that are new; returns how many there are."""
+def _show_servers(profile: Profile, shown: Sequence[ServerProfile]) -> list[ServerProfile]:
+    """Print the servers that are new, and return them."""
+    new = [server for server in profile.servers if server not in shown]
     with tqdm.external_write_mode():  # the bars make room for the lines
-        for server in profile.servers[shown:]:
+        for server in new:
             print(profile_words.server_line(profile, server), flush=True)
-    return len(profile.servers)
+    return new
 
 
 def _draw(out: Path, profile: Profile) -> Sequence[str]:

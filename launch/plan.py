@@ -25,6 +25,7 @@ import dsi_jax
 from dsi_jax import config as config_lib
 from dsi_jax.aot import topology
 from dsi_jax.checkpoints.shapes import open_shapes
+from dsi_jax.drafters import KINDS
 from dsi_jax.files import write_json
 from dsi_jax.layouts import card, records, search, words
 from dsi_jax.layouts.rank import Verdict, recommend
@@ -63,8 +64,9 @@ def main() -> None:
     use_cpu_devices(_cli.CPU_DEVICES, one_core_each=False)  # as launch/measure.py has, to be compared
     pair, chip = read_pair(), read_chip()
     profile = read_profile(_PROFILE.value) if _PROFILE.value else reckon(pair, chip)
-    if _PROFILE.value and not (_CONFIG.value or _TARGET.value):
-        pair = profiled_pair(pair, profile)
+    if _PROFILE.value:
+        check_servers(profile, pair)
+        pair = pair if _CONFIG.value or _TARGET.value else profiled_pair(pair, profile)
     out = _show.check_out(_OUT.value) if _OUT.value else None
     devices, hosts = read_room(profile, chip)
     if _PROFILE.value:
@@ -138,6 +140,14 @@ def _named_pair(config: dsi_jax.Config, profile: Profile) -> dsi_jax.Config:
         )
     model = dsi_jax.ModelSource(profile.drafter, max_length=length, dtype=dtype)
     return dataclasses.replace(config, target=target, drafter=dsi_jax.DrafterConfig(model=model))
+
+
+def check_servers(profile: Profile, pair: dsi_jax.Config) -> None:
+    """Refuse a profile without the servers of its models, such as one of bandwidth alone."""
+    on_host = profile.drafter in ("", *KINDS) or (_CONFIG.value and pair.drafter.kind != "model")
+    for role in ("target",) if on_host else ("target", "drafter"):
+        if not profile.tps(role):
+            raise ValueError(f"{_PROFILE.value}: {profile.without(role)}")
 
 
 def read_chip() -> Chip | None:

@@ -132,6 +132,12 @@ def test_what_does_not_fit_is_named_by_its_bytes():
         best_layouts(giant, 8, 0.8)
 
 
+def test_a_profile_without_targets_is_refused_in_one_line():
+    profile = dataclasses.replace(profile_of({1: 1.0}, {1: 1.0}), servers=())
+    with pytest.raises(ValueError, match="the profile holds no target servers"):
+        answer_of(profile, 2, 0.8)
+
+
 def test_a_drafter_that_does_not_fit_leaves_plain_decoding():
     profile = profile_of({4: 7.0}, {1: 3.0}, capacity=1000)
     answer = answer_of(profile, 8, 0.8)

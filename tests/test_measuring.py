@@ -26,7 +26,7 @@ from dsi_jax.measuring.servers import Bench, measure_contention, slowdown, worki
 from dsi_jax.measuring.timing import Probe, Stopwatch, Timing, summary
 from dsi_jax.measuring.traffic import least_of
 from dsi_jax.placement.mesh import MeshConfig, carve
-from dsi_jax.profiles.profile import read_profile, write_profile
+from dsi_jax.profiles.profile import Forward, ServerProfile, read_profile, write_profile
 from dsi_jax.runtime.memory import memory_per_device
 from tests.launchers import launch
 from tests.tiny import CONFIG, placed
@@ -208,6 +208,49 @@ def test_a_profile_says_at_every_moment_what_is_missing(profiles):
     assert [profile.environment["incomplete"] for profile in profiles] == [steps[i + 1 :] for i in range(len(steps))]
     assert profiles[0].bandwidth and not profiles[0].host_s
     assert [len(profile.servers) for profile in profiles] == [0, 0, 0, 1, 2]
+
+
+def more_of(config, pair, before, **options):
+    """What a later call makes of a profile."""
+    options = {"devices": jax.devices()[:TWO_DEVICES]} | options
+    stopwatch = Stopwatch(repeats=3, warm_up=0, clock=Ticking())
+    return list(measure_profile(config, pair, stopwatch=stopwatch, before=before, **options))
+
+
+def test_what_is_measured_later_replaces_its_own_parts_alone(profiles, monkeypatch):
+    config, pair = tiny_pair()
+    (host,) = more_of(config, pair, profiles[-1], choice=Choice(("host",)))
+    assert host.host_s != profiles[-1].host_s
+    assert dataclasses.replace(host, host_s=profiles[-1].host_s, environment={}) == dataclasses.replace(
+        profiles[-1], environment={}
+    )
+    assert host.environment["incomplete"] == []
+    assert host.environment["matrix_bytes"] == profiles[-1].environment["matrix_bytes"]
+    first, _ = more_of(config, pair, profiles[-1], choice=Choice(("host", "transfer")))
+    assert first.environment["incomplete"] == []  # the transfer of before is there still
+    early = more_of(config, pair, profiles[1], choice=Choice(("transfer",)))[-1]  # whose servers were never measured
+    assert early.environment["incomplete"] == ["target tp=1", "drafter tp=1"]
+    choice = Choice(("forwards",), target_tps=(1,), drafter_tps=(1,))
+    new = lambda bench, role, tp: ServerProfile(role, tp, 1, 1, (Forward("prefill", 8, 0, 1.0),))  # noqa: E731
+    monkeypatch.setattr("dsi_jax.measuring.measure.measure_server", new)
+    first, again = more_of(config, pair, profiles[-1], choice=choice)
+    assert first.servers == (profiles[-1].server("drafter", 1), new(None, "target", 1))
+    assert again.servers == (new(None, "target", 1), new(None, "drafter", 1))
+    assert (again.bandwidth, again.environment["incomplete"]) == (profiles[-1].bandwidth, [])
+
+
+def test_a_profile_of_something_else_is_left_alone(profiles):
+    config, pair = tiny_pair()
+    before, host = profiles[-1], {"choice": Choice(("host",))}
+    told = r"the profile in --out has {}, and now {}; take another --out, or delete its profile\.json"
+    with pytest.raises(ValueError, match=told.format("device_count=2", "device_count=3")):
+        more_of(config, pair, before, devices=jax.devices()[:3], **host)
+    with pytest.raises(ValueError, match=told.format(r"sampling\.temperature=0\.7", r"sampling\.temperature=0\.0")):
+        more_of(dataclasses.replace(config, sampling=Sampling()), pair, before, **host)
+    with pytest.raises(ValueError, match=told.format("target=other", "target=embedded:target")):
+        more_of(config, pair, dataclasses.replace(before, target="other"), **host)
+    with pytest.raises(ValueError, match=told.format("source=compiled", "source=measured")):
+        more_of(config, pair, dataclasses.replace(before, source="compiled"), **host)
 
 
 def test_a_profile_round_trips(profiles, tmp_path):
@@ -431,10 +474,17 @@ def test_launcher(tmp_path):
         [f"--out={out}", "--parts=speed"],
         [f"--out={out}", "--parts="],
     ]
-    (code, shown, _), *refused = launch("measure", calls)
+    more = [
+        ["--parts=bandwidth", "--quick", f"--out={out}", "--set=drafter.kind=ngram"],
+        ["--parts=bandwidth", f"--out={out}"],
+    ]
+    (code, shown, _), later, other, *refused = launch("measure", [calls[0], *more, *calls[1:]])
     assert code == 0
     assert "target tp=1:" in shown and "wrote profile.json, profile.png" in shown
+    assert later[0] == 0 and "target tp=1:" not in later[1]
+    assert other[0] == 2 and "has drafter=ngram, and now drafter=embedded:drafter; take another --out" in other[2]
     profile = read_profile(out / "profile.json")
+    assert profile.bandwidth and profile.host_s and profile.tps("target") == (1,)
     assert profile.environment["incomplete"] == []
     assert all(forward.seconds > 0 for server in profile.servers for forward in server.forwards)
     words = [

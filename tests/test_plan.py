@@ -72,6 +72,15 @@ BAD = {
     ),
     "no host": (["--chip=v5e", *LLAMA, "--host_us=-1"], "--host_us=-1 must lie in 0 .. 1e6"),
     "no model": (["--chip=v5e", "--target=/none"], "no checkpoint at '/none'"),
+    "no servers": (
+        ["--profile={}/bandwidth.json"],
+        "bandwidth.json: the profile holds no target servers; measure them",
+    ),
+    "no servers for a card": (
+        ["--profile={}/bandwidth.json", "--config=configs/demo.py"],
+        "the profile holds no target servers; measure them (launch/measure.py without --parts)",
+    ),
+    "half a profile": (["--profile={}/half.json"], "the profile holds no drafter servers; measure them"),
     "unknown field": (["--chip=v5e", *LLAMA, "--set=colour=red"], "unknown config field 'colour'"),
 }
 
@@ -86,6 +95,8 @@ def ended(desk):
     """Every call of this page, in one process: exit code, stdout and stderr by name."""
     write_profile(desk / "profile.json", embedded_profile())
     write_profile(desk / "wide.json", wide_profile())
+    write_profile(desk / "bandwidth.json", embedded_profile(servers=()))
+    write_profile(desk / "half.json", embedded_profile(servers=embedded_profile().servers[:2]))
     calls = CALLS | {name: arguments for name, (arguments, _) in BAD.items()}
     filled = [[argument.format(desk) for argument in arguments] for arguments in calls.values()]
     return dict(zip(calls, launch("plan", filled), strict=True))

@@ -47,6 +47,13 @@ def test_seconds_are_linear_between_lengths_and_flat_beyond():
     assert one.seconds("target", 1, "verify", 99, 100) == 0.5
 
 
+def test_a_profile_without_servers_says_how_to_measure_them():
+    with pytest.raises(
+        ValueError, match=r"holds no drafter servers; measure them \(launch/measure.py without --parts\)$"
+    ):
+        profile(servers=(server(),)).server("drafter", 1)
+
+
 def test_what_a_profile_does_not_know_is_named():
     with pytest.raises(ValueError, match="no target of tp=4; it has 1"):
         profile().server("target", 4)

@@ -21,7 +21,7 @@ from dsi_jax.base import Failed, Span, WorkerError
 from dsi_jax.config import Config, DrafterConfig
 from dsi_jax.placement.mesh import MeshConfig, carve
 from dsi_jax.policies import DSI, NON_SI, POLICIES, SI
-from dsi_jax.profiles.profile import Forward, Profile, ServerProfile, write_profile
+from dsi_jax.profiles.profile import Contention, Forward, Profile, ServerProfile, write_profile
 from dsi_jax.simulation.setting import Setting, virtual_run
 from dsi_jax.sweeps import devices, grid, runs, summary, sweep, virtual, words
 from dsi_jax.sweeps.outcome import outcome_of
@@ -394,6 +394,43 @@ def test_latencies_come_from_the_pace_first_and_then_from_the_profile():
         latencies_of(Pace(target_ms=3.0), MeshConfig(), 20)
 
 
+@pytest.mark.parametrize(("policy", "times"), [(NON_SI, 1.0), (SI, 1.0), (DSI, 3.0)], ids=["non_si", "si", "dsi"])
+def test_servers_slow_down_whom_they_work_beside(policy, times):
+    """Three targets and a drafter at work take three times as long; non-SI and SI have one server at work."""
+    contention = tuple(Contention(role, 1, 4, 3.0) for role in ("target", "drafter"))
+    profile = dataclasses.replace(profile_of({1: 20.0}, {1: 4.0}), contention=contention)
+    alone, three = (
+        latencies_of(Pace(), MeshConfig(sp, 1, 1), 20, profile, prefill=False, policy=policy) for sp in (1, 3)
+    )
+    assert three.target_s == pytest.approx(times * 0.020)
+    assert three.drafter_s == pytest.approx(times * 0.004)
+    assert (alone.target_s == three.target_s) == (policy is not DSI)
+    crowd = latencies_of(Pace(), MeshConfig(3, 1, 1), 20, profile, policy=NON_SI, concurrency=3)
+    assert crowd.target_s == pytest.approx(0.020 * (1 + 2 * 2 / 3))  # three targets at work, between 1 and 4
+
+
+def test_runs_have_the_latencies_of_their_policy(tmp_path):
+    """Their speed and their key; the point stays one, so that the policies are compared at it."""
+    (point,) = points("mesh.sp_degree=3")
+    slow, quick = latencies_of(Pace(40.0, 8.0), point.mesh, 20), latencies_of(PACE, point.mesh, 20)
+    setup = Setup(point, "virtual", slow, None, (("non_si", quick), ("dsi", slow)))
+    todo = list(tasks([setup], [NON_SI, DSI], [0], [None], 1))
+    plain = list(tasks([dataclasses.replace(setup, own=())], [NON_SI, DSI], [0], [None], 1))
+    assert [one.key == other.key for one, other in zip(todo, plain, strict=True)] == [False, True]
+    run_all(tmp_path, todo)
+    non_si, dsi = lines(tmp_path)
+    assert (non_si["latencies"]["target_s"], dsi["latencies"]["target_s"]) == (0.020, 0.040)
+    assert non_si["run"]["wall_s"] == pytest.approx(20 * 0.020)
+    assert non_si["point"] == dsi["point"]
+    assert summary.summarise([non_si, dsi])[1].vs == {"non_si": pytest.approx(20 * 0.020 / dsi["run"]["wall_s"])}
+
+
+def test_no_interval_reaches_below_nothing():
+    rows = summary.summarise([record("dsi", seed, speed) for seed, speed in enumerate([400.0, 560.0])])
+    assert rows[0].ci[0] < 0
+    assert "0.0 .. 1496.5" in words.in_words(rows)
+
+
 def test_the_csv_says_what_the_lines_say(tmp_path):
     run_all(tmp_path, virtual_tasks("mesh.sp_degree=1,2", "lookahead=1,auto", seeds=(0, 1, 2)))
     summary.write_csv(tmp_path / "summary.csv", summary.summarise(runs.read_records(tmp_path)))
@@ -626,7 +663,10 @@ def endings(tmp_path_factory):
     write_profile(folder / "profile.json", foreign)
     bad = [[*flags.split(), f"--out={folder}/bad"] for flags in BAD]
     grid_ = ["--grid=mesh.sp_degree=1,2", "--grid=lookahead=1,auto", "--max_new_tokens=4"]
+    named = dataclasses.replace(foreign, environment={"device_count": 2})
+    write_profile(folder / "few.json", dataclasses.replace(named, target="embedded:target"))
     good = {
+        "by profile": [*grid_[:1], "--backend=virtual", f"--profile={folder}/few.json", "--acceptance=0.8"],
         "virtual": [*grid_, "--backend=virtual", "--target_ms=20", "--drafter_ms=4", "--acceptance=0.8", "--seeds=0,1"],
         "device": [*grid_[1:], "--set=mesh.sp_degree=2", "--algorithm=non_si,dsi", f"--profile={folder}/profile.json"],
     }
@@ -637,7 +677,7 @@ def endings(tmp_path_factory):
     (folder / "held").mkdir()
     with files.held(folder / "held", "another sweep"):
         found = launch("sweep", calls)
-    names = [*BAD, "virtual", "device", "again", "heatmap", "held"]
+    names = [*BAD, "by profile", "virtual", "device", "again", "heatmap", "held"]
     return SimpleNamespace(folder=folder, of=dict(zip(names, found, strict=True)))
 
 
@@ -661,6 +701,14 @@ def test_a_virtual_sweep_from_end_to_end(endings):
     assert code == 0, err
     assert "24 runs, 0 of them not in" in again
     assert len(lines(endings.folder / "virtual")) == 24
+
+
+def test_a_virtual_sweep_by_a_profile_of_others_warns(endings):
+    code, out, err = endings.of["by profile"]
+    assert code == 0, err
+    assert out.count("warning:") == 2
+    assert "warning: the profile's drafter is d, and embedded:drafter is asked about" in out
+    assert "warning: measured on 2 devices, and 3 are asked about" in out
 
 
 def test_a_device_sweep_of_the_embedded_pair(endings):

@@ -84,6 +84,8 @@ def no_room(label: str, target_tps: Collection[int], misfits: Collection[Misfit]
 
 def nothing_fits(profile: Profile, chips: int, misfits: list[Misfit], caches: int) -> str:
     """Say by bytes why there is no layout at all, and what would help."""
+    if not profile.tps("target"):
+        return profile.without("target")
     what = "; ".join(map(str, misfits)) or f"the least tp of the target is {profile.tps('target')[0]}"
     fewer = f", fewer than {caches} sequences at once" if caches > 1 else ""
     return (

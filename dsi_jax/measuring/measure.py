@@ -12,6 +12,7 @@ from dsi_jax.config import Config
 from dsi_jax.engine.pair import Pair
 from dsi_jax.measuring.asked import Asked
 from dsi_jax.measuring.bandwidth import bandwidth_of, matrix_bytes
+from dsi_jax.measuring.continued import config_of, continued
 from dsi_jax.measuring.hops import hop
 from dsi_jax.measuring.host_cost import host_cost
 from dsi_jax.measuring.servers import Bench, measure_contention, measure_server
@@ -53,6 +54,7 @@ def measure_profile(
     devices: Sequence[jax.Device] | None = None,
     progress: bool = False,
     facts: dict[str, Any] | None = None,
+    before: Profile | None = None,
 ) -> Iterator[Profile]:
     """Measure a pair; yields the profile after every part, the last one whole.
 
@@ -68,8 +70,10 @@ def measure_profile(
       devices: default `jax.devices()`.
       progress: show bars.
       facts: more for the environment.
+      before: a profile of the same pair and devices; its parts are kept until they are measured anew.
 
     Raises:
+      ValueError: `before` is of another pair, config or machine; the difference is named.
       ValueError: no server of a model is possible on these devices; with the reasons.
     """
     devices, choice = list(devices or jax.devices()), choice or Choice()
@@ -77,6 +81,7 @@ def measure_profile(
     tps, left_out = _possible(bench, choice)
     steps = dict(_steps(bench, choice, tps))
     profile = _empty(bench, {**(facts or {}), "left_out": left_out, "incomplete": list(steps)})
+    profile = continued(before, profile) if before else profile
     with tqdm(desc="measuring", total=len(steps), unit="part", disable=not progress) as bar:
         for name, step in steps.items():
             bar.set_postfix_str(name)
@@ -131,6 +136,7 @@ def _empty(bench: Bench, facts: dict[str, Any]) -> Profile:
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         repeats=bench.stopwatch.repeats,
         verification=str(config.verification),
+        config=config_of(config),
         **facts,
     )
     return Profile(
@@ -178,7 +184,8 @@ def _transfer(profile: Profile, bench: Bench, tps: dict[str, list[int]]) -> Prof
 
 
 def _server(profile: Profile, bench: Bench, role: str, tp: int) -> Profile:
-    return dataclasses.replace(profile, servers=(*profile.servers, measure_server(bench, role, tp)))
+    others = (server for server in profile.servers if (server.role, server.tp) != (role, tp))
+    return dataclasses.replace(profile, servers=(*others, measure_server(bench, role, tp)))
 
 
 def _contention(profile: Profile, bench: Bench, tps: dict[str, list[int]]) -> Profile:

@@ -39,5 +39,28 @@ def differences(
     return found
 
 
+def other_models(profile: Profile, target: str, drafter: str | None) -> list[str]:
+    """List the models that a profile speaks of where others are asked about, in words.
+
+    Args:
+      profile: of a pair.
+      target, drafter: where the models come from that are asked about; None: the drafter is no model.
+    """
+    asked = [("target", target, profile.target), ("drafter", drafter, profile.drafter)]
+    return [
+        f"the profile's {role} is {there}, and {here} is asked about; latencies are the profile's"
+        for role, here, there in asked
+        if here is not None and here != there
+    ]
+
+
+def too_many(profile: Profile, devices: int) -> list[str]:
+    """Say that more devices are asked about than were measured; empty: they are not, or it is not known."""
+    told = profile.environment.get("device_count")
+    if profile.source != "measured" or told is None or devices <= told:
+        return []
+    return [f"measured on {told} devices, and {devices} are asked about; nothing is known of their links"]
+
+
 def _cores(count: int) -> str:
     return f"{count} core" if count == 1 else f"{count} cores"

@@ -121,7 +121,14 @@ class Profile:
         for server in self.servers:
             if (server.role, server.tp) == (role, tp):
                 return server
+        if not self.tps(role):
+            raise ValueError(self.without(role))
         raise ValueError(f"the profile has no {role} of tp={tp}; it has {', '.join(map(str, self.tps(role)))}")
+
+    def without(self, role: str) -> str:
+        """What to say of a profile that has no servers of a role."""
+        how = {"measured": "measure them (launch/measure.py without --parts)"}
+        return f"the profile holds no {role} servers; {how.get(self.source, 'make it anew with both models')}"
 
     def seconds(self, role: str, tp: int, program: str, width: int, length: int) -> float:
         """Seconds of one call: linear between the lengths known, and at the next width that is.

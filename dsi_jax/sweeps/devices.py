@@ -88,7 +88,7 @@ class DeviceRunner:
         """
         drafter = task.setup.point.config.drafter
         given = drafter.acceptance if drafter.kind == "synthetic" else PRIOR_ACCEPTANCE
-        key = task.policy.name, task.setup.latencies, dataclasses.replace(task.sampling, seed=0)
+        key = task.policy.name, task.latencies, dataclasses.replace(task.sampling, seed=0)
         if key not in self._warm:
             found = engine.generate(_prompts(task), algorithm=task.policy, acceptance=given, **options)
             judged = sum(result.run.judged_drafts or 0 for result in found)
@@ -107,7 +107,7 @@ def _options(task: Task) -> dict[str, Any]:
         "lookahead": config.lookahead,
         "stop": config.stop,
         "eos_ids": config.eos_ids,
-        "latencies": task.setup.latencies,
+        "latencies": task.latencies,
     }
 
 

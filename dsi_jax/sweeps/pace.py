@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from dsi_jax.base import ONE_HOST
+from dsi_jax.base import ONE_HOST, Policy
 from dsi_jax.layouts.candidates import Layout
 from dsi_jax.layouts.costs import costs_of
 from dsi_jax.placement.mesh import MeshConfig
-from dsi_jax.policies import DSI
+from dsi_jax.policies import DSI, NON_SI, SI
 from dsi_jax.profiles.profile import Profile
 from dsi_jax.simulation.latencies import Latencies
 from dsi_jax.simulation.links import links_of_remote
@@ -52,9 +52,18 @@ class Pace:
 
 
 def latencies_of(
-    pace: Pace, mesh: MeshConfig, new_tokens: int, profile: Profile | None = None, *, prefill: bool = True
+    pace: Pace,
+    mesh: MeshConfig,
+    new_tokens: int,
+    profile: Profile | None = None,
+    *,
+    prefill: bool = True,
+    policy: Policy = DSI,
+    concurrency: int = 1,
 ) -> Latencies:
     """What forwards take on the servers of a mesh; what the pace leaves open is the profile's, host work included.
+
+    Where a profile has measured how servers slow each other down, only those count that the policy has at work at once.
 
     Args:
       pace: what is given.
@@ -62,6 +71,8 @@ def latencies_of(
       new_tokens: of the answer; a profile's latencies are those in the middle of it.
       profile: None: the pace must say it all.
       prefill: with a profile, the reading of the prompt counts too; in paced runs it is off the clock.
+      policy: whose runs they are.
+      concurrency: sequences under way at once.
 
     Raises:
       ValueError: a latency is not known, or the profile knows no such server.
@@ -75,8 +86,9 @@ def latencies_of(
     if not missing:
         return Latencies(pace.target_ms / 1e3, pace.drafter_ms / 1e3, pace.jitter, links=links)
     drafter_tp = mesh.drafter_tp if pace.drafter_ms is None else 0  # a profile need not know what is given
-    layout = Layout(DSI.name, mesh.target_tp, mesh.sp_degree, drafter_tp, shared=mesh.drafter_shares)
-    costs = costs_of(profile, layout, pace.prompt_tokens, new_tokens)
+    shared = mesh.drafter_shares and policy.drafts  # without drafts, the drafter has no prompt to read either
+    layout = Layout(_registered(policy).name, mesh.target_tp, mesh.sp_degree, drafter_tp, shared=shared)
+    costs = costs_of(profile, layout, pace.prompt_tokens, new_tokens, concurrency=concurrency)
     return Latencies(
         costs.target_s if pace.target_ms is None else pace.target_ms / 1e3,
         costs.drafter_s if pace.drafter_ms is None else pace.drafter_ms / 1e3,
@@ -84,3 +96,10 @@ def latencies_of(
         *((costs.target_prefill_s, costs.drafter_prefill_s) if prefill else ()),
         links=links,
     )
+
+
+def _registered(policy: Policy) -> Policy:
+    """The policy of the registry that has the same servers at work; a policy of one's own is in no registry."""
+    if not policy.drafts:
+        return NON_SI
+    return SI if policy.in_turn else DSI

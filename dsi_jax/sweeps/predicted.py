@@ -68,7 +68,8 @@ def _predict(
     profile: Profile, mesh: MeshConfig, alone: bool, acceptance: float, new_tokens: int, prefill: bool
 ) -> Baseline:
     pace = Pace(drafter_ms=1.0) if alone else Pace()
-    setting = setting_of(latencies_of(pace, mesh, new_tokens, profile, prefill=prefill), acceptance, 1, new_tokens)
+    latencies = latencies_of(pace, mesh, new_tokens, profile, prefill=prefill, policy=NON_SI if alone else SI)
+    setting = setting_of(latencies, acceptance, 1, new_tokens)
     if alone:
         return Baseline(1e3 * new_tokens / setting.non_si_ms, mesh.target_tp, None, None, PREDICTED)
     tried = searched_lookaheads(setting)

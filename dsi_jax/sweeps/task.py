@@ -19,8 +19,13 @@ class Setup:
 
     point: Point
     backend: str  # one of BACKENDS
-    latencies: Latencies | None  # None: as fast as the devices go
+    latencies: Latencies | None  # with all servers at work; None: as fast as the devices go
     device: str | None  # the kind of device; None where there is none
+    own: tuple[tuple[str, Latencies], ...] = ()  # (policy, its latencies) where they may be others
+
+    def latencies_of(self, policy: Policy) -> Latencies | None:
+        """What forwards take under a policy, which may leave servers idle that would slow the others down."""
+        return dict(self.own).get(policy.name, self.latencies)
 
     def record(self) -> dict[str, Any]:
         """What all runs of it have in common, as a JSON value, with its fingerprint as "point"."""
@@ -46,7 +51,14 @@ class Task:
     @property
     def case(self) -> dict[str, Any]:
         """What tells it from the other runs of its point, as a JSON value."""
-        return {"algorithm": self.policy.name, "seed": self.seed, "prompt": self.prompt, "repeat": self.repeat}
+        case = {"algorithm": self.policy.name, "seed": self.seed, "prompt": self.prompt, "repeat": self.repeat}
+        if self.latencies == self.setup.latencies:
+            return case
+        return case | {"latencies": dataclasses.asdict(self.latencies)}  # in the line, they replace those of the point
+
+    @property
+    def latencies(self) -> Latencies | None:
+        return self.setup.latencies_of(self.policy)
 
     @property
     def key(self) -> str:

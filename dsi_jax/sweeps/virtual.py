@@ -18,7 +18,7 @@ from dsi_jax.telemetry.run import measure
 
 def run(task: Task) -> Outcome:
     """Play one run; the same task gives the same outcome to the bit."""
-    point, latencies = task.setup.point, task.setup.latencies
+    point, latencies = task.setup.point, task.latencies
     config = point.config
     setting = setting_of(latencies, config.drafter.acceptance, config.mesh.sp_degree, config.max_new_tokens)
     blocks = blocks_of(setting, task.policy, _lookahead(point))

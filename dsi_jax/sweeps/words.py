@@ -158,7 +158,8 @@ def _speed(row: Row) -> str:
 
 
 def _range(ci: Interval | None, form: str) -> str:
-    return f"{form.format(ci[0])} .. {form.format(ci[1])}" if ci else "-"
+    """An interval of what cannot be negative: Student's t of a few runs may reach below 0."""
+    return f"{form.format(max(0.0, ci[0]))} .. {form.format(ci[1])}" if ci else "-"
 
 
 def _number(value: float | None, form: str) -> str:
