@@ -292,6 +292,19 @@ def test_linear_tensor_parallelism_leaves_nothing_to_speculation_with_a_slow_dra
     assert best_of(linear, 8, 0.8)[0].layout == Layout(NON_SI.name, 8)
 
 
+def test_the_best_of_dsi_is_sought_where_it_is_hopeless_too():
+    answer = answer_of(profile_of({1: 20.0, 2: 12.0, 4: 8.0}, {1: 3.0}), 8, 0.0)
+    best = next(one for one in answer.ranked if one.layout.algorithm == DSI.name)
+    assert best.layout.target_tp == 4  # every draft is wrong, so the quickest forward counts
+
+
+def test_si_drafts_at_most_what_one_run_verifies():
+    answer = answer_of(USUAL, 4, 0.95)
+    tried = {one.case.lookahead for one in answer.tried if one.case.layout.algorithm == SI.name}
+    width = answer.tried[0].case.costs.verify_width
+    assert tried >= {"auto", 1, 2, 5} and all(one == "auto" or one < width for one in tried)
+
+
 def test_without_tensor_parallelism_dsi_takes_the_chips():
     choice, answer = best_of(profile_of({1: 20.0}, {1: 3.0}), 8, 0.9)
     assert choice.layout.algorithm == DSI.name
