@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dsi_jax.base import Trace
 from dsi_jax.telemetry.results import fingerprint
 from dsi_jax.telemetry.run import Run
+from dsi_jax.telemetry.utilisation import utilisation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def outcome_of(runs: Sequence[Run], traces: Sequence[Trace], chips: Mapping[str,
         first=runs[0].first,
         chips=sum(chips[server] for server in servers),
         chips_held=sum(chips.values()),
-        utilisation={server: _busy_s(server, traces, wall_s) / wall_s if wall_s else 0.0 for server in servers},
+        utilisation=utilisation(traces, wall_s) if wall_s else dict.fromkeys(servers, 0.0),
         ideal_s=None if any(run.ideal_s is None for run in runs) else max(run.ideal_s for run in runs),
         compilations_after_warmup=runs[-1].compilations_after_warmup,
         tokens=fingerprint({"tokens": [run.tokens for run in runs]}),
@@ -71,12 +72,6 @@ _SUMMED = (
     "wasted_target_forwards",
     "wasted_draft_tokens",
 )
-
-
-def _busy_s(server: str, traces: Sequence[Trace], wall_s: float) -> float:
-    """Seconds that a server worked before the end; what still ran then counts up to it."""
-    spans = (span for trace in traces for span in trace.spans if span.server == server)
-    return sum(max(0.0, min(span.end_s, wall_s) - max(span.start_s, 0.0)) for span in spans)
 
 
 def _total(values: Sequence[int | None]) -> int | None:
