@@ -11,18 +11,18 @@ import types
 import typing
 from typing import Any
 
-from dsi_jax.base import Cancel, Event, Failed, Handle, Job, Order, Request, Sampling
+from dsi_jax.base import Cancel, Event, Failed, Handle, Job, Lost, Order, Request, Sampling
 
 _TYPE = "type"
 _RECORDS = {kind.__name__: kind for kind in (*typing.get_args(Job), *typing.get_args(Event), Cancel)}
 _PARTS = {kind.__name__: kind for kind in (Handle, Request, Sampling)}  # what stands inside them
-_STAYS = {(Failed, "error")}  # an exception stays where it was raised; its kind and message travel
+_STAYS = {(Failed, "error"), (Lost, "error")}  # an exception stays where it was raised; its kind and message travel
 
 Message = Order | Event
 
 
 def encode(message: Message) -> str:
-    """Write a job, an order or an event as one line of JSON; a `Failed` goes without its exception.
+    """Write a job, an order or an event as one line of JSON; a `Failed` or `Lost` goes without its exception.
 
     Raises:
       ValueError: it is none of them, or holds a value that is none of the host's plain ones.

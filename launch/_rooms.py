@@ -27,6 +27,7 @@ HOST = (  # rooms without jax, from the ground up
         Room("planning", "(t, c, a, SP) to a plan"),
         Room("profiles", "what forwards cost"),
         Room("wire", "jobs as JSON"),
+        Room("faults", "made on purpose"),
         Room("prompts", "prompt files"),
     ),
     (Room("control", "sequence, drafts, pool, controller, loop"),),

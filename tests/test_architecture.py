@@ -17,13 +17,14 @@ MAY_IMPORT = {
     "base": set(),
     "files": set(),
     "wire": {"base"},
+    "faults": {"base"},
     "embedded": set(),
     "models": {"base"},
     "placement": {"base"},
     "planning": {"base"},
     "control": {"base", "planning"},
     "policies": {"base", "control", "planning"},
-    "simulation": {"base", "control", "planning"},
+    "simulation": {"base", "control", "planning", "faults"},
     "profiles": {"base", "files"},
     "telemetry": {"base", "policies", "files", "prompts", "profiles"},
     "prompts": {"base"},
@@ -65,7 +66,7 @@ MAY_IMPORT["sweeps"] = MAY_IMPORT["layouts"] | MAY_IMPORT["measuring"] | {"layou
 MAY_IMPORT[""] = set()  # dsi_jax/__init__.py names its members and imports them when they are first used
 MAY_IMPORT["paper"] = set(MAY_IMPORT) - {""}  # the reproduction may use everything
 
-HOST_ONLY = {"base", "files", "wire", "policies", "planning", "control", "simulation"}
+HOST_ONLY = {"base", "files", "wire", "faults", "policies", "planning", "control", "simulation"}
 HOST_ONLY |= {"telemetry", "prompts", "profiles"}
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}
 LEAVES = {"launch", "configs", "tests", "colab"}

@@ -38,8 +38,8 @@ class Watched(VirtualBackend):
             self._under_way[order.server].add(order.job)
         super().submit(order)
 
-    def next_event(self):
-        event, span = super().next_event()
+    def next_event(self, timeout_s=None):
+        event, span = super().next_event(timeout_s)
         self._under_way[event.server].discard(event.job)
         return event, span
 
@@ -80,8 +80,8 @@ class Failing(VirtualBackend):
         self._countdown = itertools.count(1)
         self._every = every
 
-    def next_event(self):
-        event, span = super().next_event()
+    def next_event(self, timeout_s=None):
+        event, span = super().next_event(timeout_s)
         if isinstance(event, Failed) or next(self._countdown) % self._every:
             return event, span
         return Failed(event.server, event.job, event.request, "ValueError", "made to fail"), span
@@ -89,7 +89,7 @@ class Failing(VirtualBackend):
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(crowds(), durations(), st.integers(3, 40))
-def test_a_failure_ends_its_own_request_alone(crowd, duration, every):
+def test_a_failure_costs_its_own_request_a_server(crowd, duration, every):
     plan, oracle, requests = crowd
     traces = list(serve(plan, map(Task, requests), Failing(oracle, duration, every=every)))
     assert len(traces) == len(requests)

@@ -299,11 +299,11 @@ class InlineBackend:
             event = self._servers[order.server].launch(order)()
             self._events.append((event, span_of(order, start_s, self.now(), event)))
 
-    def poll(self, timeout_s):
+    def next_event(self, timeout_s=None):
         return self._events.popleft() if self._events else None
 
-    def next_event(self):
-        return self._events.popleft()
+    def wake(self):
+        pass
 
     def ready(self):
         return bool(self._events)

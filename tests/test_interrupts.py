@@ -49,8 +49,8 @@ def signals(delays_s):
 
     delays = list(delays_s)
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, delays.pop(0))
     try:
+        signal.setitimer(signal.ITIMER_REAL, delays.pop(0))
         yield delays
     finally:
         while signal.getsignal(signal.SIGALRM) is interrupt:  # which may strike here too

@@ -247,10 +247,10 @@ class Punctual(VirtualBackend):
         self.log.append(self.asked > self.patience)
         return self.log[-1]
 
-    def next_event(self):
+    def next_event(self, timeout_s=None):
         self.asked = 0
         self.log.append("event")
-        return super().next_event()
+        return super().next_event(timeout_s)
 
 
 def test_an_event_that_is_there_is_handled_before_it_thinks_on(monkeypatch, played):

@@ -1,4 +1,4 @@
-"""What is known of the target servers, which all sequences share: who is at work, and who has none."""
+"""What is known of the target servers, which all sequences share: who is there, who is at work, and who has none."""
 
 from collections.abc import Iterable
 
@@ -7,11 +7,25 @@ class Pool:
     """The target servers. Jobs are counted, for a server may be sent several (a Prefill behind a Verify)."""
 
     def __init__(self, servers: Iterable[str]):
-        self.servers = tuple(servers)
-        self.idle: dict[str, None] = dict.fromkeys(self.servers)  # those without work, the longest idle first
+        self._jobs = dict.fromkeys(servers, 0)  # by server that is there: jobs in its hands
+        self.idle: dict[str, None] = dict.fromkeys(self._jobs)  # those without work, the longest idle first
         self.windows = 0  # handed out so far
-        self._jobs = dict.fromkeys(self.servers, 0)
         self._turns: dict[str, int] = {}  # server -> how many windows had been handed out when it got its last one
+
+    @property
+    def servers(self) -> Iterable[str]:
+        """Those that are there."""
+        return self._jobs.keys()
+
+    def join(self, server: str) -> None:
+        """A server is there from now on, without work."""
+        self._jobs[server] = 0
+        self.idle[server] = None
+
+    def leave(self, server: str) -> None:
+        """A server is gone, with all it had in hand."""
+        del self._jobs[server]
+        self.idle.pop(server, None)
 
     def sent(self, server: str) -> None:
         """A job is under way to this server."""

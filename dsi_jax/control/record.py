@@ -1,9 +1,10 @@
 """What the loop writes down of one request: spans of work, commits of tokens, and which work was of no use."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
-from dsi_jax.base import Commit, Draft, Emit, Failed, Job, Plan, Request, Span, StopCondition, Trace, WorkerError
+from dsi_jax.base import Commit, Emit, Incident, Job, Plan, Request, RequestError, Span, StopCondition, Trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,6 +14,7 @@ class Task:
     request: Request
     stop: StopCondition | None = None  # called with each settled token in turn; True ends the sequence there
     on_commit: Callable[[Commit], None] | None = None  # called with every group of tokens as it is settled
+    timeout_s: float = math.inf  # after so many seconds it ends with what it has
 
 
 class Record:
@@ -22,10 +24,11 @@ class Record:
         self.task = task
         self.host_s = 0.0
         self.stopped = False  # by its stop condition
-        self.owed: set[int] = set()  # forwards of the target that have not come back
+        self.until = begin + task.timeout_s
         self._begin = begin
         self._wall_s: float | None = None
-        self._error: WorkerError | None = None
+        self._error: RequestError | None = None
+        self._incidents: list[Incident] = []
         self._commits: list[Commit] = []
         self._told = 0  # commits that the caller has heard of
         self._servers: set[str] = set()
@@ -39,8 +42,6 @@ class Record:
 
     def sent(self, job: Job) -> None:
         self._servers.add(job.server)
-        if not isinstance(job, Draft):  # which may be dropped without an answer
-            self.owed.add(job.job)
 
     def emit(self, emit: Emit, now: float) -> None:
         """Commit settled tokens, up to the one at which the stop condition holds."""
@@ -73,16 +74,19 @@ class Record:
     def span(self, span: Span) -> None:
         self._spans.append(span)
 
-    def finish(self, now: float, failed: Failed | None = None) -> None:
-        self._wall_s = now - self._begin
-        self._error = WorkerError(failed) if failed else None
+    def incident(self, incident: Incident, now: float) -> None:
+        if not self.over:
+            self._incidents.append(dataclasses.replace(incident, time_s=now - self._begin))
+
+    def finish(self, now: float, error: RequestError | None = None) -> None:
+        self._wall_s, self._error = now - self._begin, error
 
     def trace(self, plan: Plan, clock: str) -> Trace:
         """The whole run; spans are in order of their start, those of no use marked stale."""
         return Trace(
             plan.policy.name,
             plan.policy.label,
-            tuple(server for server in plan.servers if server in self._servers),
+            tuple(server for server in (*plan.servers, *plan.spares) if server in self._servers),
             tuple(self._relative(span) for span in sorted(self._spans, key=lambda span: span.start_s)),
             tuple(self._commits),
             clock,
@@ -90,6 +94,7 @@ class Record:
             self.host_s,
             self._error,
             self.task.request.id,
+            tuple(self._incidents),
         )
 
     def _relative(self, span: Span) -> Span:

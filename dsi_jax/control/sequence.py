@@ -27,7 +27,9 @@ class Sequence:
         self.finished = False
         self.fed = self.settled - 1  # end of the last window handed to a target server in this epoch
         self.arrived: dict[int, Verified] = {}  # verdicts of this epoch whose predecessor has not been settled yet
-        self.verifying = 0  # windows under way, stale ones included
+        self.verifying = 0  # windows under way, stale ones and orphans included
+        self.orphans: list[tuple[int, int]] = []  # windows of this epoch whose server was lost: another one must verify
+        self.bare: set[int] = set()  # job ids of verdicts in `arrived` whose server has lost the logits at their end
         self.settling = False  # a Settle is under way for the next position
         self._cuts: list[int] = []  # _cuts[e]: first position whose token changed when epoch e ended
         self._evidence: dict[int, Handle] = {}
@@ -75,16 +77,40 @@ class Sequence:
         """
         position = self.settled
         replaced = self.has_draft(position)
-        for dropped in range(position, len(self.tokens)):
-            self._evidence.pop(dropped, None)
-        del self.tokens[position:]
+        self.drop_drafts()
         self.tokens.append(token)
-        self._cuts.append(position)
-        self.epoch += 1
         self._settle(position)
+        self.fed = position
+        return replaced
+
+    def drop_drafts(self) -> None:
+        """Drop every draft, and all that is under way because of them: the epoch ends."""
+        for dropped in range(self.settled, len(self.tokens)):
+            self._evidence.pop(dropped, None)
+        del self.tokens[self.settled :]
+        self._cuts.append(self.settled)
+        self.epoch += 1
         self.fed = self.settled - 1
         self.arrived.clear()
-        return replaced
+        self.settling = False
+        self.verifying -= len(self.orphans)
+        self.orphans.clear()
+        self.bare.clear()
+
+    def lose_window(self, window: int, end: int) -> None:
+        """The server that verified this window is gone; it waits for another one."""
+        self.orphans.append((window, end))
+        self.orphans.sort()
+
+    def lose_logits(self, server: str) -> None:
+        """A server is gone, and with it what it kept of the verdicts that wait."""
+        self.bare |= {verified.job for verified in self.arrived.values() if verified.server == server}
+
+    def lose_boundary(self, position: int) -> None:
+        """Nobody can judge the draft at `position`, where the logits were lost: the token before it is fed anew."""
+        self.settling = False
+        self.verifying += 1
+        self.lose_window(position - 1, position)
 
     def unchanged(self, length: int, epoch: int) -> int:
         """How many of the first `length` tokens, as they stood in `epoch`, still stand.

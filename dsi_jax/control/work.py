@@ -7,7 +7,7 @@ servers and the forecast of times. It decides from that alone; it knows no clock
 import dataclasses
 from collections.abc import Collection, Iterator
 
-from dsi_jax.base import DRAFTER, Digest, Draft, Plan, Verify
+from dsi_jax.base import Digest, Draft, Plan, Verify
 from dsi_jax.control.drafts import Drafts
 from dsi_jax.control.pool import Pool
 from dsi_jax.control.sequence import Sequence
@@ -40,7 +40,7 @@ class View:
     @property
     def prompt_read(self) -> bool:
         """Whether drafter and target can begin."""
-        return self.drafts.ready and bool(self.cached)
+        return (self.drafts.ready or self.drafts.gone) and bool(self.cached)
 
     @property
     def draft_end(self) -> int:
@@ -68,8 +68,9 @@ def may_draft(view: View, ahead: int) -> bool:
 
 def no_more_drafts(view: View) -> bool:
     """Whether the drafter has said all that it will say before the next settled token."""
-    done = view.drafts.mute or len(view.sequence.tokens) >= view.sequence.draft_limit
-    return done and not view.drafts.asked
+    drafts = view.drafts
+    done = drafts.mute or drafts.gone or len(view.sequence.tokens) >= view.sequence.draft_limit
+    return done and not drafts.asked
 
 
 def draft(view: View) -> Draft:
@@ -84,7 +85,7 @@ def draft(view: View) -> Draft:
         tokens = tuple(sequence.tokens[start:])
     drafts.started = True
     drafts.asked.append(count)
-    job = Draft(DRAFTER, next(view.jobs), view.id, sequence.epoch, start, tokens, count, sequence.settled)
+    job = Draft(drafts.server, next(view.jobs), view.id, sequence.epoch, start, tokens, count, sequence.settled)
     view.timing.asked(job)
     return job
 
@@ -103,10 +104,19 @@ def verify(view: View) -> Verify:
             "the policy verifies without an idle server or a waiting token; look at `view.idle` and "
             "`view.sequence.waiting` first"
         )
-    server = _nearest(view)
-    start = min(sequence.unchanged(*view.cached[server]), window)
     end = sequence.fed = min(len(sequence.tokens), window + view.plan.widest)
     sequence.verifying += 1
+    return _hand_out(view, window, end)
+
+
+def verify_orphan(view: View) -> Verify:
+    """Hand the first window whose server was lost to an idle target server."""
+    return _hand_out(view, *view.sequence.orphans.pop(0))
+
+
+def _hand_out(view: View, window: int, end: int) -> Verify:
+    sequence, server = view.sequence, _nearest(view)
+    start = min(sequence.unchanged(*view.cached[server]), window)
     view.cached[server] = (end, sequence.epoch)
     view.pool.hands_window(server)
     evidence = sequence.evidence(window + 1, end) if end > sequence.settled else ()

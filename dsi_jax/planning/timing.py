@@ -5,8 +5,9 @@ while the loop has nothing else to do.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
-from dsi_jax.base import Blocks, Draft, Drafted, Event, Plan, Verified, Verify
+from dsi_jax.base import DRAFTERS, Blocks, Draft, Drafted, Event, Job, Plan, Verified, Verify
 from dsi_jax.planning.blocks import best_blocks, derive_blocks
 from dsi_jax.planning.drafter_queue import CLOCK_DIGITS, DrafterQueue
 from dsi_jax.planning.epochs import SLICE, Sliced
@@ -63,6 +64,13 @@ class Timing:
         window = self._windows.pop(event.job, None)
         if self._estimates and window and isinstance(event, Verified):
             self._estimates.saw_forward(self.now - window.sent - window.further)
+
+    def lost(self, server: str, jobs: Iterable[Job]) -> None:
+        """A server is gone, and does not do these jobs."""
+        for job in jobs:
+            self._windows.pop(job.job, None)
+        if server in DRAFTERS:
+            self._queue = DrafterQueue()
 
     def restarted(self, request: int) -> None:
         """A new epoch of this request begins."""

@@ -13,6 +13,7 @@ from dsi_jax.base import (
     Failed,
     Handle,
     Job,
+    Lost,
     Prefill,
     Request,
     Settle,
@@ -139,11 +140,11 @@ class _Rounds:
             self._backend.submit(job)
         results = []
         for _ in jobs:
-            found = self._backend.poll(COMPILE_DEADLINE_S)
+            found = self._backend.next_event(COMPILE_DEADLINE_S)
             if found is None:
                 raise TimeoutError(f"warm-up: no answer within {COMPILE_DEADLINE_S:g} s")
             event, span = found
-            if isinstance(event, Failed):
+            if isinstance(event, Failed | Lost):
                 raise WorkerError(event)
             results.append((event, span.end_s - span.start_s if span else 0.0))
         return results

@@ -38,6 +38,10 @@ class Flushed(NamedTuple):
     server: str
 
 
+class Woken(NamedTuple):
+    """Somebody wants whoever waits for answers to look up."""
+
+
 @dataclasses.dataclass
 class _Drafts:
     """What the queued drafts of one request need to know: those of older epochs than this are not wanted."""

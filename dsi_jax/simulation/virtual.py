@@ -7,6 +7,7 @@ feeds a replica the wrong tokens, or forgets some, therefore generates other tok
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable
 
 from dsi_jax.base import (
@@ -26,6 +27,7 @@ from dsi_jax.base import (
     Settle,
     Settled,
     Span,
+    StalledError,
     Verified,
     Verify,
     span_of,
@@ -77,8 +79,12 @@ class VirtualBackend:
         else:
             self._push(self._timetable.enqueue(order, self._now))
 
-    def next_event(self) -> tuple[Event, Span | None]:
-        while self._heap:
+    def wake(self) -> None:
+        return  # it never waits
+
+    def next_event(self, timeout_s: float | None = None) -> tuple[Event, Span | None] | None:
+        until = None if timeout_s is None else self._now + math.ceil(timeout_s * TICKS)
+        while self._heap and (until is None or self._heap[0][0] <= until):
             heard, _, _, booking = heapq.heappop(self._heap)
             if self._heard.get(booking.job.job) != heard:
                 continue  # dropped, or moved up
@@ -86,7 +92,10 @@ class VirtualBackend:
             self._now = heard
             event = self._servers.perform(booking.job)
             return event, span_of(booking.job, booking.start / TICKS, booking.end / TICKS, event)
-        raise TimeoutError("no work is under way, so no event will ever come: the policy has stalled")
+        if until is None:
+            raise StalledError
+        self._now = until
+        return None
 
     def drain(self) -> tuple[Span, ...]:
         spans = []
@@ -113,7 +122,7 @@ class VirtualServers:
         self._oracle_of = oracle if callable(oracle) else lambda request: oracle
         self._oracles: dict[int, Oracle] = {}
         self._chains: dict[tuple[str, int], list[int]] = {}  # (server, request)
-        self._last_draft: dict[int, int] = {}  # request -> the drafter's last token, which it has not fed yet
+        self._last_draft: dict[tuple[str, int], int] = {}  # a drafter's last token, which it has not fed yet
 
     def perform(self, job: Job) -> Event:
         """Compute what a server answers."""
@@ -155,7 +164,8 @@ class VirtualServers:
             chain.append(last)
 
     def _draft(self, job: Draft) -> Drafted:
-        request, chain, last = job.request, self._chains[job.server, job.request], self._last_draft.get(job.request)
+        request, key = job.request, (job.server, job.request)
+        chain, last = self._chains[key], self._last_draft.get(key)
         if job.tokens:
             self._feed(job, job.start, job.tokens)
             last = None
@@ -168,7 +178,7 @@ class VirtualServers:
             if last is None:
                 break
             tokens.append(last)
-        self._last_draft[request] = last
+        self._last_draft[key] = last
         return Drafted(job.server, job.job, request, job.epoch, position, tuple(tokens))
 
     def _verify(self, job: Verify) -> Verified:

@@ -1,11 +1,12 @@
 """The backend that runs real programs as fast as they go, on submeshes of this process."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 
-from dsi_jax.base import DRAFTER, Cancel, Event, Order, Span, span_of
+from dsi_jax.base import DRAFTER, DRAFTERS, Cancel, Event, Order, Span, StalledError, span_of
 from dsi_jax.runtime.mailbox import Mailbox
-from dsi_jax.runtime.worker import Answer, Flushed, Server, Worker
+from dsi_jax.runtime.worker import Answer, Flushed, Server, Woken, Worker
 
 DEADLINE_S = 120.0  # of one event; a forward that takes longer counts as hung
 STALL_S = 1.0  # after so long without an event it is looked at whether anybody has work at all
@@ -54,31 +55,30 @@ class DeviceBackend:
     def submit(self, order: Order) -> None:
         self._refuse_if_over()
         if isinstance(order, Cancel):
-            if DRAFTER in self._workers:
-                self._workers[DRAFTER].cancel(order.request, order.epoch)
+            for drafter in DRAFTERS:
+                if drafter in self._workers:
+                    self._workers[drafter].cancel(order.request, order.epoch)
             return
         if order.server not in self._workers:
             known = ", ".join(self._workers)
             raise ValueError(f"there is no server {order.server!r}; this backend has {known}")
         self._workers[order.server].submit(self._run, order)
 
-    def next_event(self) -> tuple[Event, Span | None]:
-        until = time.monotonic() + self._deadline_s
-        while (left_s := until - time.monotonic()) > 0:
-            if found := self.poll(min(left_s, STALL_S)):
-                return found
-            if not any(worker.busy for worker in self._crew):
-                break
-        return self._give_up()
-
-    def poll(self, timeout_s: float) -> tuple[Event, Span | None] | None:
-        """Wait for the next event of this run, None if none comes in time."""
-        until = time.monotonic() + timeout_s
-        while not self._closed and (answer := self._answers.get(until - time.monotonic())) is not None:
+    def next_event(self, timeout_s: float | None = None) -> tuple[Event, Span | None] | None:
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = until - time.monotonic()
+            answer = self._answers.get(min(left_s, STALL_S))
+            self._refuse_if_over()
             if isinstance(answer, Answer) and answer.run == self._run:
                 return answer.event, span_of(answer.job, answer.start_s, answer.end_s, answer.event)
-        self._refuse_if_over()
-        return None
+            if isinstance(answer, Woken) or left_s <= 0:
+                return None
+            if answer is None and timeout_s is None and not any(worker.busy for worker in self._crew):
+                raise StalledError
+
+    def wake(self) -> None:
+        self._answers.put(Woken())
 
     def ready(self) -> bool:
         time.sleep(0)  # the caller is about to think: workers that wait for the interpreter go first
@@ -116,12 +116,3 @@ class DeviceBackend:
             raise RuntimeError("the backend is closed; open another one")
         if self._hung:
             raise RuntimeError(f"{self._hung} hung in an earlier run; make a new engine")
-
-    def _give_up(self) -> tuple[Event, Span | None]:
-        """Raise `TimeoutError`, and refuse to work with the hung servers again."""
-        self._hung = ", ".join(worker.name for worker in self._crew if worker.busy)
-        raise TimeoutError(
-            f"no answer within {self._deadline_s:g} s; waiting for {self._hung}"
-            if self._hung
-            else "no work is under way, so no event will ever come: the policy has stalled"
-        )

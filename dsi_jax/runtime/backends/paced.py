@@ -1,5 +1,6 @@
 """The backend that holds every result back until its latency is over, whatever computes it."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,7 +11,9 @@ from dsi_jax.base import (
     Cancel,
     Event,
     Failed,
+    Joined,
     Links,
+    Lost,
     Order,
     Prefill,
     Request,
@@ -26,10 +29,7 @@ SOON_S = 1e-3  # a result due within it is near enough that nothing else should 
 
 
 class Pollable(Backend, Protocol):
-    """A backend that can be waited for with a deadline of the caller's own, and closed."""
-
-    def poll(self, timeout_s: float) -> tuple[Event, Span | None] | None:
-        """Wait for the next event, None if none comes in time; a timeout of 0 does not wait."""
+    """A backend that can be closed."""
 
     def close(self) -> None:
         """Stop what works behind it."""
@@ -38,7 +38,7 @@ class Pollable(Backend, Protocol):
 class PacedBackend:
     """Real programs and real tokens at set latencies.
 
-    It wraps any backend that has `poll` besides the `Backend` protocol, keeps wall-clock time in `now`, and answers
+    It wraps any backend, keeps wall-clock time in `now`, and answers
     every job but dropped drafts.
 
     Each server behaves like an accelerator's queue (`Timetable`). The one thread that waits is the controller's own:
@@ -58,6 +58,7 @@ class PacedBackend:
         self._inner = inner
         self._timetable = Timetable(duration, links.to)
         self._booked: dict[int, Booking] = {}  # by job id: what is under way, and not dropped
+        self._woken = False
         self._computed: dict[int, tuple[Event, Span | None]] = {}  # by job id: what lies ready, with its real times
 
     def now(self) -> float:
@@ -75,7 +76,7 @@ class PacedBackend:
                 self._inner.submit(Prefill(server, job, request, request.prompt[:-1], slot))
             for _ in jobs:
                 event, _ = self._inner.next_event()
-                if isinstance(event, Failed):
+                if isinstance(event, Failed | Lost):
                     raise WorkerError(event)
         finally:
             self._inner.drain()
@@ -91,24 +92,29 @@ class PacedBackend:
             self._booked[order.job] = self._timetable.enqueue(order, now)
         self._inner.submit(order)
 
-    def next_event(self) -> tuple[Event, Span | None]:
-        while True:
-            if not self._computed:
-                self._hold(self._inner.next_event())
-                continue
-            job = self._earliest()
-            wait_s = self._due(job) - self.now()
-            if wait_s <= 0:
-                return self._deliver(job)
-            if found := self._inner.poll(max(wait_s - WAKE_UP_S, 0.0)):
+    def next_event(self, timeout_s: float | None = None) -> tuple[Event, Span | None] | None:
+        until = math.inf if timeout_s is None else self.now() + timeout_s
+        while not self._woken:
+            job = self._earliest() if self._computed else None
+            due = min(until, self._due(job)) if self._computed else until
+            if (wait_s := due - self.now()) <= 0:
+                return self._deliver(job) if self._computed and self._due(job) <= due else None
+            inner_s = None if due == math.inf else max(wait_s - WAKE_UP_S, 0.0)
+            if found := self._inner.next_event(inner_s):
+                if isinstance(found[0], Lost | Joined):
+                    return self._pass_on(found)
                 self._hold(found)
             elif wait_s <= WAKE_UP_S:
                 time.sleep(0)  # the last stretch: a timed wait would overshoot it
+        self._woken = False
+        return None
+
+    def wake(self) -> None:
+        self._woken = True
+        self._inner.wake()
 
     def ready(self) -> bool:
         self._inner.ready()  # which lets those who compute go first
-        while found := self._inner.poll(0.0):
-            self._hold(found)
         return bool(self._computed) and self._due(self._earliest()) - self.now() <= SOON_S
 
     def drain(self) -> tuple[Span, ...]:
@@ -126,6 +132,14 @@ class PacedBackend:
         event, _ = found
         if event.job in self._booked or isinstance(event, Failed):
             self._computed[event.job] = found
+
+    def _pass_on(self, found: tuple[Lost | Joined, None]) -> tuple[Event, Span | None]:
+        """What is told of a server as a whole is told at once, and what it had in hand is over."""
+        server = found[0].server
+        for job in [job for job, booking in self._booked.items() if booking.job.server == server]:
+            self._forget(job)
+        self._timetable.set_free(server, self.now())
+        return found
 
     def _earliest(self) -> int:
         return min(self._computed, key=self._due)

@@ -1,0 +1,27 @@
+"""When to look after servers that do not answer. A server whose oldest job is overdue counts as hung."""
+
+import math
+
+from dsi_jax.base import Plan
+from dsi_jax.control.outstanding import Outstanding
+
+
+class Watch:
+    """Looks rarely: whatever is sent after one look cannot be overdue sooner than the shortest deadline."""
+
+    def __init__(self, plan: Plan, outstanding: Outstanding):
+        self._deadlines, self._links = plan.deadlines, plan.links
+        self._outstanding = outstanding
+        self.look_at = -math.inf if plan.deadlines else math.inf  # seconds on the controller's clock
+
+    def overdue(self, now: float) -> list[tuple[str, str]]:
+        """Servers that should have answered by now, each with what it was doing; sets the time of the next look."""
+        late: list[tuple[str, str]] = []
+        soonest = now + self._deadlines.least_s
+        for due, server, job in self._outstanding.due(self._deadlines, lambda name: 2 * self._links.to(name)):
+            if due <= now:
+                late.append((server, type(job).__name__))
+            else:
+                soonest = min(soonest, due)
+        self.look_at = soonest
+        return late
