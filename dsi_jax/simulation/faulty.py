@@ -175,7 +175,9 @@ class FaultyBackend(VirtualBackend):
         except (LookupError, ValueError) as error:
             if place not in self._damaged:
                 raise
-            return Failed(job.server, job.job, _request(job), type(error).__name__, "its cache is not what it should be")
+            return Failed(
+                job.server, job.job, _request(job), type(error).__name__, "its cache is not what it should be"
+            )
 
     def _crash(self, server: str, back_s: float | None) -> tuple[Event, Span | None] | None:
         if server in self._down:

@@ -62,17 +62,17 @@ class CheckedController(Controller):
         for action in actions:
             match action:
                 case Emit():
-                    expect(action.request not in self._ended, f"{action} comes after the end")
-                    expect(action.position == self._next[action.request], f"{action} is out of order")
+                    expect(action.request not in self._ended, "{} comes after the end", action)
+                    expect(action.position == self._next[action.request], "{} is out of order", action)
                     self._next[action.request] += len(action.tokens)
                 case Finish():
-                    expect(action.request not in self._ended, f"request {action.request} ends twice")
+                    expect(action.request not in self._ended, "request {} ends twice", action.request)
                     self._ended.add(action.request)
                 case Draft() | Verify() | Settle() | Digest():
-                    expect(action.request in self._views, f"{action} is for a request that is over")
-                    expect(self._crew.has(action.server), f"{action} goes to a server that is gone")
+                    expect(action.request in self._views, "{} is for a request that is over", action)
+                    expect(self._crew.has(action.server), "{} goes to a server that is gone", action)
                 case Prefill():
-                    expect(self._crew.has(action.server), f"{action} goes to a server that is gone")
+                    expect(self._crew.has(action.server), "{} goes to a server that is gone", action)
                 case Cancel():
                     pass
         return actions
@@ -82,11 +82,12 @@ class CheckedController(Controller):
         for server in self._pool.servers:
             jobs = [job for job in self._outstanding.of(server) if not isinstance(job, Settle)]
             forwards = [job for job in jobs if isinstance(job, Verify | Digest)]
-            expect(len(forwards) <= 1, f"{server} has {len(forwards)} forwards in hand")
-            expect((server in self._pool.idle) == (not jobs), f"{server} has {jobs} and is taken for idle or not")
+            expect(len(forwards) <= 1, "{} has {} forwards in hand", server, len(forwards))
+            idle = server in self._pool.idle
+            expect(idle == (not jobs), "{} has {} and is taken for idle: {}", server, jobs, idle)
         drafts = [job for server in DRAFTERS for job in self._outstanding.wanted(server) if isinstance(job, Draft)]
         most = self.plan.draft_depth * self.plan.concurrency
-        expect(len(drafts) <= most, f"{len(drafts)} drafts are under way, {most} at most should be")
+        expect(len(drafts) <= most, "{} drafts are under way, {} at most should be", len(drafts), most)
 
     def _check_sequence(self, view: View) -> None:
         """Windows under way are counted, drafts asked for are bounded, and verdicts wait for something."""
@@ -98,13 +99,20 @@ class CheckedController(Controller):
             if isinstance(job, Verify) and job.request == view.id
         ]
         found = len(windows) + len(sequence.orphans)
-        expect(sequence.verifying == found, f"{sequence.verifying} windows are booked, and there are {found}")
-        expect(len(drafts.asked) <= self.plan.draft_depth, f"{len(drafts.asked)} Drafts were asked for")
-        expect(sequence.settled <= len(sequence.tokens) <= sequence.limit, "the sequence is longer than it may be")
-        expect(sequence.settled - 1 <= sequence.fed <= len(sequence.tokens), f"fed={sequence.fed} is impossible")
+        expect(sequence.verifying == found, "{} windows are booked, and there are {}", sequence.verifying, found)
+        expect(len(drafts.asked) <= self.plan.draft_depth, "{} Drafts were asked for", len(drafts.asked))
+        expect(
+            sequence.settled <= len(sequence.tokens) <= sequence.limit, lambda: "the sequence is longer than it may be"
+        )
+        expect(
+            sequence.settled - 1 <= sequence.fed <= len(sequence.tokens), lambda: f"fed={sequence.fed} is impossible"
+        )
         expect(sequence.settled == self._next[view.id], "a settled token was not told of")
-        expect(not sequence.orphans or not view.idle, f"{sequence.orphans} wait beside an idle server")
-        expect(all(window >= sequence.settled for window in sequence.arrived), f"{sequence.arrived} were passed over")
+        expect(not sequence.orphans or not view.idle, "{} wait beside an idle server", sequence.orphans)
+        expect(
+            all(window >= sequence.settled for window in sequence.arrived),
+            lambda: f"{sequence.arrived} were passed over",
+        )
 
     def _check_caches(self, view: View) -> None:
         """What the controller takes to be in an idle server's cache is there."""
@@ -113,9 +121,10 @@ class CheckedController(Controller):
         for server, cached in view.cached.items():
             if server in self._pool.idle:
                 believed, there = view.sequence.unchanged(*cached), self._length(server, view.id)
-                expect(there >= believed, f"{server} holds {there} tokens of request {view.id}, not {believed}")
+                expect(there >= believed, "{} holds {} tokens of request {}, not {}", server, there, view.id, believed)
 
 
-def expect(holds: bool, words: str) -> None:
+def expect(holds: bool, words: str, *values: object) -> None:
+    """Raise, with the values put into the words, if it does not hold."""
     if not holds:
-        raise ViolationError(words)
+        raise ViolationError(words.format(*values))

@@ -81,9 +81,7 @@ def draw(seed: int, policies: tuple[Policy, ...]) -> Scenario:
     timeouts = tuple(dice.choice([20.0, 100.0]) if dice.random() < 0.05 else math.inf for _ in requests)
     spread = dice.choice([0.0, 0.0, 0.3, 1.0])
     stop_at = dice.randint(1, 120) if dice.random() < 0.1 else NEVER
-    return Scenario(
-        seed, plan, oracle, requests, stops, timeouts, target_s, drafter_s, spread, _rates(dice), stop_at
-    )
+    return Scenario(seed, plan, oracle, requests, stops, timeouts, target_s, drafter_s, spread, _rates(dice), stop_at)
 
 
 def _plan(dice: random.Random, policy: Policy, target_s: float, drafter_s: float) -> Plan:
@@ -113,5 +111,3 @@ def _rates(dice: random.Random) -> Rates:
     kinds = [field.name for field in dataclasses.fields(Rates)]
     chosen = dice.sample(kinds, dice.choice([0, 1, 2, 3, len(kinds)]))
     return Rates(**{kind: dice.choice([0.003, 0.01, 0.03, 0.1]) for kind in chosen})
-
-

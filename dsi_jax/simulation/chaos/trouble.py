@@ -38,25 +38,26 @@ def durations(scenario: Scenario):
 
 def troubles(scenario: Scenario):
     """What befalls each job."""
-    rates, unit_s = scenario.rates, scenario.target_s
+    rates = {name: rate for name, rate in vars(scenario.rates).items() if rate}
+    unit_s = scenario.target_s
 
     def befalls(job: Job, now: float) -> Trouble:
         dice = Dice(scenario.seed, 11, job.job)
-        hit = {name: dice.hits(rate) for name, rate in vars(rates).items()}
-        if not any(hit.values()):
+        hits = {name for name, rate in rates.items() if dice.hits(rate)}
+        if not hits:
             return SOUND
-        stretch = _heavy_tail(dice.throw()) if hit["stall"] else 1.0
+        stretch = _heavy_tail(dice.throw()) if "stall" in hits else 1.0
         return Trouble(
             stretch=stretch,
-            fails=hit["fails"],
-            unheard=hit["unheard"],
-            unanswered=hit["unanswered"],
-            late_s=unit_s * _heavy_tail(dice.throw()) if hit["late"] or hit["twice"] else 0.0,
-            twice=hit["twice"],
-            hangs=hit["hang"],
-            hang_s=next(_spells(dice, unit_s)) if hit["hang"] else None,
-            crashes=hit["crash"],
-            back_s=next(_spells(dice, unit_s)) if hit["crash"] else None,
+            fails="fails" in hits,
+            unheard="unheard" in hits,
+            unanswered="unanswered" in hits,
+            late_s=unit_s * _heavy_tail(dice.throw()) if hits & {"late", "twice"} else 0.0,
+            twice="twice" in hits,
+            hangs="hang" in hits,
+            hang_s=next(_spells(dice, unit_s)) if "hang" in hits else None,
+            crashes="crash" in hits,
+            back_s=next(_spells(dice, unit_s)) if "crash" in hits else None,
         )
 
     return befalls
@@ -71,5 +72,3 @@ def _spells(dice: Dice, unit_s: float) -> Iterator[float | None]:
 def _heavy_tail(number: float) -> float:
     """Pareto with exponent 1, at most 1,000: half below 2, one in a hundred beyond 100."""
     return min(1000.0, 1 / (1 - number))
-
-
