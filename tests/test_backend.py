@@ -154,8 +154,8 @@ def test_a_hung_worker_is_given_up(server):
     backend = DeviceBackend(built, deadline_s=0.3)
     begin = time.perf_counter()
     ((trace,)) = loop.serve(plan, [Task(REQUEST)], backend)
-    assert trace.incidents[0].server == server and trace.incidents[0].kind == "hang"
-    if server == DRAFTER:
+    assert {(incident.server, incident.kind) for incident in trace.incidents} <= {(server, "hang")}
+    if server == DRAFTER:  # which may be at the end before the drafter is missed
         assert tokens_of(trace) == expected_tokens(REQUEST, oracle)
     else:
         assert str(trace.error) == "target_0 was lost: it did not answer a Verify in time"
