@@ -30,7 +30,7 @@ from dsi_jax.base import (
 )
 from dsi_jax.control import loop
 from dsi_jax.control.record import Task
-from dsi_jax.policies import DSI, POLICIES
+from dsi_jax.policies import DSI, POLICIES, SI
 from dsi_jax.runtime.backends import DeviceBackend, PacedBackend
 from dsi_jax.simulation.latencies import Latencies
 from dsi_jax.simulation.oracles import HashOracle
@@ -141,7 +141,7 @@ def test_the_last_failure_surfaces_in_the_caller(paced):
 
 @pytest.mark.parametrize("server", [DRAFTER, target(0)])
 def test_a_hung_worker_is_given_up(server):
-    plan = Plan(DSI, sp_degree=1, deadlines=Deadlines(0.2, 0.2))
+    plan = Plan(SI, sp_degree=1, deadlines=Deadlines(0.2, 0.2))
     release, oracle = threading.Event(), HashOracle(0.9)
 
     class Hanging(OracleServer):
