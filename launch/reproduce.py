@@ -5,14 +5,16 @@
   python launch/reproduce.py --artifact=timeline --out=out/paper
   python launch/reproduce.py --artifact=algorithm1 --models_ms=6,9,20 --agreements=0.6,0.8 --out=out/paper
   python launch/reproduce.py --artifact=crossover --out=out/paper             (about two minutes)
+  python launch/reproduce.py --artifact=scale --out=out/paper                 (about a quarter of an hour)
   python launch/reproduce.py --artifact=latency --config=configs/smollm2.py --prompts=prompts.txt --out=out/mine
   python launch/reproduce.py --artifact=all --out=out/paper
 
 table: the ten rows as printed, as the reference counts, exactly, and paced on real models. heatmap: who is faster over
 drafter latency and acceptance rate. timeline: the worst and the best case. algorithm1: one run of the general
 algorithm, with a thread for every guess of every model. crossover: the best layout over the number of chips and the
-links between hosts, predicted by the roofline. latency, acceptance: the measurement protocols on a configured
-pair, the embedded one by default; `simulate.py --measured` and `--measured` here read them.
+links between hosts, predicted by the roofline. scale: DSI on 1 to 64 hosts over links of 0 to 50 ms, against the best
+single host. latency, acceptance: the measurement protocols on a configured pair, the embedded one by default;
+`simulate.py --measured` and `--measured` here read them.
 """
 
 from pathlib import Path
@@ -29,6 +31,7 @@ from dsi_jax.paper.measurement import measured_rows
 from dsi_jax.paper.models import synthetic_models
 from dsi_jax.paper.protocols import read_prompts
 from dsi_jax.paper.protocols.crossover import Crossover
+from dsi_jax.paper.protocols.scale import Scale
 from dsi_jax.paper.rows import PaperTable
 from dsi_jax.profiles.chips import Chips
 
@@ -49,6 +52,7 @@ _STEP = flags.DEFINE_float("step", 0.01, "heatmap: step of both axes.")
 _MODELS_MS = flags.DEFINE_list("models_ms", None, "algorithm1: milliseconds of each drafter and, last, of the target.")
 _AGREEMENTS = flags.DEFINE_list("agreements", None, "algorithm1: rate at which each drafter agrees with the target.")
 _CROSSOVER = flags.DEFINE_string("crossover", None, "crossover: its card. Default: configs/crossover.py.")
+_SCALE = flags.DEFINE_string("scale", None, "scale: its card. Default: configs/scale.py.")
 _TOKENS = flags.DEFINE_integer("algorithm1_tokens", NEW_TOKENS, "algorithm1: tokens to generate.")
 
 
@@ -64,6 +68,7 @@ def main() -> None:
         models=synthetic_models(_MODELS_MS.value, _AGREEMENTS.value) if _MODELS_MS.value else MODELS,
         algorithm1_tokens=_TOKENS.value,
         crossover=config_lib.load(_CROSSOVER.value or CARDS / "crossover.py", kind=Crossover),
+        scale=config_lib.load(_SCALE.value or CARDS / "scale.py", kind=Scale),
         chips=config_lib.load(CARDS / "chips.py", kind=Chips),
         pair=config_lib.load(_CONFIG.value, kind=dsi_jax.Config) if _CONFIG.value else dsi_jax.Config(),
         prompts=read_prompts(_PROMPTS.value) if _PROMPTS.value else None,

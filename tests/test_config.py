@@ -50,7 +50,13 @@ def test_every_card_loads_and_says_what_to_expect(card):
     config = load(card)
     assert dataclasses.is_dataclass(config)
     docstring = card.read_text(encoding="utf-8").split('"""')[1]
-    kinds = (("train", "train"), ("table", "reproduce"), ("crossover", "reproduce"), ("chips", "plan"))
+    kinds = (
+        ("train", "train"),
+        ("table", "reproduce"),
+        ("crossover", "reproduce"),
+        ("scale", "reproduce"),
+        ("chips", "plan"),
+    )
     launcher = next((name for part, name in kinds if part in card.stem), "generate")
     assert f"launch/{launcher}.py" in docstring
     if card.stem not in ("two_directories", "chips"):  # a form for the user's own models, and a table

@@ -51,7 +51,7 @@ BAD_ARTIFACTS = {
     "crossover": (["--artifact=crossover", "--crossover={files}/nothing.py"], "no config at"),
     "artifact": (
         ["--artifact=figures"],
-        "value should be one of <table|heatmap|timeline|algorithm1|crossover|latency|acceptance|all>",
+        "value should be one of <table|heatmap|timeline|algorithm1|crossover|scale|latency|acceptance|all>",
     ),
 }
 

@@ -9,14 +9,16 @@ from tqdm import tqdm
 
 from dsi_jax.config import Config
 from dsi_jax.files import replaced, write_json, write_text
-from dsi_jax.paper import algorithm1_example, crossover, example, heatmap, protocols, table
+from dsi_jax.paper import algorithm1_example, crossover, example, heatmap, protocols, scale, table
 from dsi_jax.paper.figures.crossover import crossover_png
 from dsi_jax.paper.figures.example import example_png
 from dsi_jax.paper.figures.heatmap import heatmap_png
+from dsi_jax.paper.figures.scale import scale_png
 from dsi_jax.paper.figures.table import table_png
 from dsi_jax.paper.markdown import markdown
 from dsi_jax.paper.models import SyntheticModels
 from dsi_jax.paper.protocols.crossover import Crossover, Found, find_crossover, published_beside_roofline
+from dsi_jax.paper.protocols.scale import Scale, Scaled, find_scale
 from dsi_jax.paper.rows import Result, Row
 from dsi_jax.paper.threads import to_trace
 from dsi_jax.profiles.chips import Chips
@@ -38,7 +40,8 @@ class Options:
     models: SyntheticModels = algorithm1_example.MODELS  # algorithm1
     algorithm1_tokens: int = algorithm1_example.NEW_TOKENS
     crossover: Crossover | None = None
-    chips: Chips | None = None  # crossover: the table of chips
+    scale: Scale | None = None
+    chips: Chips | None = None  # crossover, scale: the table of chips
     pair: Config = Config()  # latency, acceptance
     prompts: Sequence[str] | None = None  # latency, acceptance; None: built-in ones
     prompt_count: int = 50  # of the built-in ones
@@ -147,6 +150,21 @@ def make_crossover(out: Path, options: Options) -> str:
     return f"{crossover.gains(found)}\nwrote {out}/crossover.json, crossover.md, crossover.png"
 
 
+def make_scale(out: Path, options: Options) -> str:
+    """DSI over many hosts and slow links: scale.json, scale.md, scale.png."""
+    card = options.scale
+    if card is None or options.chips is None:
+        raise ValueError("scale needs a card of it and a table of chips; give both in Options")
+    found: list[Scaled] = []
+    for one in find_scale(card, options.chips.find(card.predicted.chip)):
+        found.append(one)
+        write_json(out / "scale.json", scale.as_json(card, found), indent=1)  # what is done is kept
+    facts = f"Virtual time: {card.new_tokens} tokens, {card.runs} runs, each algorithm at its best lookahead"
+    write_text(out / "scale.md", f"{facts}.\n\n{scale.markdown(found)}\n")
+    scale_png(out / "scale.png", found, facts)
+    return f"{scale.largest_links(found)}\nwrote {out}/scale.json, scale.md, scale.png"
+
+
 def make_latency(out: Path, options: Options) -> str:
     """Latencies of both models of a pair, measured by the paper's protocol: latency.json."""
     prompts = _prompts(options)
@@ -180,6 +198,7 @@ MAKERS: dict[str, Callable[[Path, Options], str]] = {
     "timeline": make_timeline,
     "algorithm1": make_algorithm1,
     "crossover": make_crossover,
+    "scale": make_scale,
     "latency": make_latency,
     "acceptance": make_acceptance,
 }

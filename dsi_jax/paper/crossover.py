@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dsi_jax.paper.markdown import table
 from dsi_jax.paper.protocols.crossover import Cell, Crossover, Found
 
 PAYS = 1.03  # SP pays where it is so many times faster than whatever is best without it
@@ -27,7 +28,7 @@ def gains(found: Sequence[Found]) -> str:
     """By pair and place: the chips at which SP pays, and by how much."""
     names = _places(found[0].cells)
     rows = [[one.pair.name, *(_gain(one, name) for name in names)] for one in found]
-    return _table(["pair", *names], rows)
+    return table(["pair", *names], rows)
 
 
 def _gain(one: Found, place: str) -> str:
@@ -44,7 +45,7 @@ def _of_pair(one: Found) -> Iterator[str]:
     cells = {(cell.place.name, cell.chips): cell for cell in one.cells}
     names = _places(one.cells)
     rows = [[str(count), *(_cell(cells.get((name, count))) for name in names)] for count in chips]
-    yield _table(["chips", *names], rows)
+    yield table(["chips", *names], rows)
 
 
 def _latencies(one: Found) -> str:
@@ -80,12 +81,7 @@ def _published(published: Published) -> str:
         for model, speeds in published.items()
         for chips, (theirs, ours) in speeds.items()
     ]
-    return _table(["model", "chips", "published tokens/s", "roofline", "off by"], rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(["model", "chips", "published tokens/s", "roofline", "off by"], rows)
 
 
 def _places(cells: Sequence[Cell]) -> list[str]:

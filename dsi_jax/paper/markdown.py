@@ -80,9 +80,9 @@ def _number(value: float | None) -> str:
 
 
 def _section(words: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [words, "", _line(head), _line(["---"] * len(head)), *map(_line, rows)]
-    return "\n".join(lines) + "\n"
+    return f"{words}\n\n{table(head, rows)}\n"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, as long as its rows, without an empty line behind it."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
