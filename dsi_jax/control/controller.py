@@ -89,7 +89,9 @@ class Controller:
     # ---------------------------------------------------------------------------------------------- what it is told
 
     def start(self, request: Request, now: float = 0.0) -> list[Action]:
-        """Take in a request, at `now` seconds: all servers read its prompt, all but the last token. It is over at once if none is left.
+        """Take in a request, at `now` seconds: all servers read its prompt, all but the last token.
+
+        It is over at once if no server is left.
 
         Raises:
           ValueError: as many requests are under way as the plan allows, or one of this id is.
