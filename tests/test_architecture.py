@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "drafters": {"base", "models", "decoding", "placement", "programs"},
     "runtime": {
         "base",
+        "faults",
         "models",
         "decoding",
         "placement",
@@ -44,7 +45,7 @@ MAY_IMPORT = {
     "checkpoints": {"base", "models", "embedded", "files"},
     "training": {"base", "models", "checkpoints", "embedded"},
     "array_programs": {"base", "control", "planning", "policies", "simulation"},
-    "config": {"base", "checkpoints", "placement", "drafters"},
+    "config": {"base", "faults", "checkpoints", "placement", "drafters"},
     "opening": {
         "base",
         "models",

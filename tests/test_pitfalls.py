@@ -93,7 +93,7 @@ PITFALLS = {
     ],
     "a dead or hung worker hangs its parent; Ctrl-C leaves processes": [
         "test_backend.test_a_workers_failure_surfaces_in_the_caller",
-        "test_backend.test_a_hung_worker_ends_the_run_in_time",
+        "test_backend.test_a_hung_worker_is_given_up",
         "test_launch.test_an_interrupt_ends_the_run_and_its_servers",
     ],
     "an exception between two lines loses an answer, and a healthy server is called hung": [

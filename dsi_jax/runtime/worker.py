@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from dsi_jax.base import FOREVER, Draft, Event, Failed, Job, Prefill
+from dsi_jax.runtime.inject import Mishap
 from dsi_jax.runtime.mailbox import Mailbox
 
 Finish = Callable[[], Event]  # waits for a launched job and gives its event
@@ -38,6 +39,13 @@ class Flushed(NamedTuple):
     server: str
 
 
+class Died(NamedTuple):
+    """A worker's thread has ended before its time, and none of its servers will answer again."""
+
+    server: str
+    error: BaseException
+
+
 class Woken(NamedTuple):
     """Somebody wants whoever waits for answers to look up."""
 
@@ -55,6 +63,7 @@ class _Task(NamedTuple):
     run: int
     job: Job
     drafts: _Drafts | None
+    mishap: Mishap | None = None  # a fault made on purpose
 
 
 class _Launched(NamedTuple):
@@ -85,6 +94,7 @@ class Worker:
         self._drafts: dict[int, _Drafts] = {}  # by request; written by the controller's thread only
         self._queue: queue.SimpleQueue[_Task | Flushed | None] = queue.SimpleQueue()
         self._taken = self._done = 0  # entries of the queue; written by the worker's thread only
+        self._at: tuple[Job, float] | None = None  # what it waits for, and since when; written by its thread only
         self._thread = threading.Thread(target=self._work, name=f"dsi-{self.name}", daemon=True)
         self._thread.start()
 
@@ -93,7 +103,17 @@ class Worker:
         """Whether it has work in hand or in its queue."""
         return self._taken != self._done or not self._queue.empty()
 
-    def submit(self, run: int, job: Job) -> None:
+    @property
+    def alive(self) -> bool:
+        """Whether its thread is there."""
+        return self._thread.is_alive()
+
+    def overdue(self, limit_s: Callable[[Job], float]) -> bool:
+        """Whether the job at hand takes longer than this function allows it."""
+        at = self._at
+        return at is not None and self._clock() - at[1] > limit_s(at[0])
+
+    def submit(self, run: int, job: Job, mishap: Mishap | None = None) -> None:
         match job:
             case Prefill():  # a new sequence counts its epochs from zero; what is queued of an old one is void
                 self.cancel(job.request.id, FOREVER)
@@ -102,7 +122,7 @@ class Worker:
                 drafts = self._drafts.setdefault(job.request, _Drafts())
             case _:
                 drafts = None
-        self._queue.put(_Task(run, job, drafts))
+        self._queue.put(_Task(run, job, drafts, mishap))
 
     def cancel(self, request: int, epoch: int) -> None:
         """Drop the drafts of this request that are of older epochs and have not been launched."""
@@ -124,6 +144,13 @@ class Worker:
     # ------------------------------------------------------------------------------------------ the worker's own thread
 
     def _work(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:  # whatever it is, nobody here will answer any more
+            for server in self._servers:
+                self._answers.put(Died(server, error))
+
+    def _serve(self) -> None:
         launched: collections.deque[_Launched] = collections.deque()
         while True:
             if launched and (len(launched) >= self._depth or self._queue.empty()):
@@ -148,19 +175,33 @@ class Worker:
 
     def _launch(self, task: _Task) -> list[_Launched]:
         start_s = self._clock()
+        self._at = task.job, start_s
         try:
+            if task.mishap:
+                task.mishap.before()
+            if self._run > task.run:  # it hung until the run was over
+                self._done += 1
+                return []
             return [_Launched(task, start_s, self._servers[task.job.server].launch(task.job))]
         except BaseException as error:  # whatever it is, the controller must hear of it
             self._fail(task, error, start_s)
             return []
+        finally:
+            self._at = None
 
     def _finish(self, launched: _Launched) -> None:
+        task = launched.task
+        self._at = task.job, self._clock()
         try:
             event = launched.finish()
+            if task.mishap:
+                task.mishap.after(self._clock() - launched.start_s)
         except BaseException as error:
-            self._fail(launched.task, error, launched.start_s)
+            self._fail(task, error, launched.start_s)
             return
-        self._answer(Answer(launched.task.run, launched.task.job, event, launched.start_s, self._clock()))
+        finally:
+            self._at = None
+        self._answer(Answer(task.run, task.job, event, launched.start_s, self._clock()))
 
     def _fail(self, task: _Task, error: BaseException, start_s: float) -> None:
         job = task.job

@@ -9,8 +9,10 @@ from dsi_jax.base import (
     ONE_HOST,
     Backend,
     Cancel,
+    Draft,
     Event,
     Failed,
+    Job,
     Joined,
     Links,
     Lost,
@@ -18,18 +20,23 @@ from dsi_jax.base import (
     Prefill,
     Request,
     Span,
-    WorkerError,
+    Verify,
     span_of,
 )
+from dsi_jax.faults import Fault
 from dsi_jax.simulation.latencies import Duration
 from dsi_jax.simulation.timetable import Booking, Timetable
 
 WAKE_UP_S = 200e-6  # how much too late a timed wait may end; measured 170 us in the median
+PREPARE_S = 120.0  # after so long, servers that have not read their prompts are left to the run itself
 SOON_S = 1e-3  # a result due within it is near enough that nothing else should be begun
 
 
 class Pollable(Backend, Protocol):
-    """A backend that can be closed."""
+    """A backend that can be closed, and whose servers can be made to fail."""
+
+    def inject(self, faults: Sequence[Fault]) -> None:
+        """Let these faults befall every run from now on, each with its first job that is sent after so many tokens."""
 
     def close(self) -> None:
         """Stop what works behind it."""
@@ -56,7 +63,10 @@ class PacedBackend:
           links: of messages to servers and back, which are held back for so long; so one machine plays several hosts.
         """
         self._inner = inner
-        self._timetable = Timetable(duration, links.to)
+        self._duration = duration
+        self._timetable = Timetable(self._lasts, links.to)
+        self._slow: tuple[Fault, ...] = ()
+        self._prompts: dict[int, int] = {}  # tokens of the prompt, by request
         self._booked: dict[int, Booking] = {}  # by job id: what is under way, and not dropped
         self._woken = False
         self._computed: dict[int, tuple[Event, Span | None]] = {}  # by job id: what lies ready, with its real times
@@ -64,20 +74,26 @@ class PacedBackend:
     def now(self) -> float:
         return self._inner.now()
 
+    def inject(self, faults: Sequence[Fault]) -> None:
+        """Let faults befall the servers; what slows one down stretches its latencies too."""
+        self._slow = tuple(fault for fault in faults if fault.kind == "slow")
+        self._inner.inject(faults)
+
     def prepare(self, requests: Sequence[Request], servers: Sequence[str]) -> None:
         """Read prompts on every server before the clock starts: that of `requests[i]` goes to slot i.
 
-        Raises:
-          WorkerError: a server failed; its exception is the cause.
+        A server that fails at it will do so in the run again, where it is told.
         """
         jobs = [(server, request, slot) for server in servers for slot, request in enumerate(requests)]
+        awaited, until = {job: server for job, (server, _, _) in enumerate(jobs)}, self.now() + PREPARE_S
         try:
             for job, (server, request, slot) in enumerate(jobs):
                 self._inner.submit(Prefill(server, job, request, request.prompt[:-1], slot))
-            for _ in jobs:
-                event, _ = self._inner.next_event()
-                if isinstance(event, Failed | Lost):
-                    raise WorkerError(event)
+            while awaited and (found := self._inner.next_event(max(0.0, until - self.now()))):
+                event, _ = found
+                if isinstance(event, Lost):
+                    awaited = {job: server for job, server in awaited.items() if server != event.server}
+                awaited.pop(event.job, None)
         finally:
             self._inner.drain()
 
@@ -89,6 +105,8 @@ class PacedBackend:
                 self._forget(job.job)
             self._booked.update((booking.job.job, booking) for booking in moved)
         else:
+            if isinstance(order, Prefill):
+                self._prompts[order.request.id] = len(order.request.prompt)
             self._booked[order.job] = self._timetable.enqueue(order, now)
         self._inner.submit(order)
 
@@ -126,6 +144,14 @@ class PacedBackend:
         self._computed.clear()
         self._inner.drain()
         return tuple(span for span in spans if span)
+
+    def _lasts(self, job: Job) -> float:
+        """Seconds that a job takes at least, more on a server that is slowed down on purpose."""
+        seconds = self._duration(job)
+        if isinstance(job, Draft | Verify):
+            for fault in self._slow:
+                seconds *= fault.factor if fault.strikes(job, self._prompts.get(job.request, 0)) else 1
+        return seconds
 
     def _hold(self, found: tuple[Event, Span | None]) -> None:
         """Keep an event until it is due, if it is wanted still; bad news always is."""
