@@ -24,6 +24,7 @@ from dsi_jax.drafters import Drafter, Proposal
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import Transformer, full_forward, init_params
 from dsi_jax.policies import POLICIES
+from dsi_jax.runtime.servers import target as target_server
 
 TARGET = ModelConfig(
     vocab_size=64, width=32, layers=2, heads=4, kv_heads=4, head_dim=8, mlp_width=48, max_length=160, verify_width=8
@@ -541,14 +542,14 @@ def test_a_failing_request_does_not_end_the_others(monkeypatch):
     with Engine(config, target=(Transformer(TARGET), target_params()), drafter=drafter) as engine:
         prompts = [(1, 2), (13, 13), (3, 4), (5, 6)]
         expected = [generate(engine, prompt, "non_si", max_new_tokens=12).tokens for prompt in prompts]
-        read = TargetServer._read_prompt
+        read = target_server.TargetServer._read_prompt
 
         def refuse(server, slot, tokens):
             if tokens == (13,):
                 raise OSError("an unlucky prompt")
             return read(server, slot, tokens)
 
-        monkeypatch.setattr(TargetServer, "_read_prompt", refuse)
+        monkeypatch.setattr(target_server.TargetServer, "_read_prompt", refuse)
         with pytest.raises(WorkerError, match=r"target_\d failed: an unlucky prompt") as failure:
             engine.generate(prompts, algorithm="dsi", concurrency=2, max_new_tokens=12)
         results = failure.value.results

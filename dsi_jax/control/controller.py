@@ -238,7 +238,9 @@ class Controller:
 
     def _on_failed(self, view: View, failed: Failed, job: Job) -> list[Action]:
         """One server does nothing more for one sequence."""
-        actions: list[Action] = [Incident(failed.server, failed.kind, failed.message, view.id)]
+        incident = Incident(failed.server, failed.kind, failed.message, view.id)
+        actions: list[Action] = [incident] if failed.server not in view.refused else []  # or it has been told
+        view.refused.add(failed.server)
         actions += self._leave_out(view, failed.server, [job])
         self._outstanding.void_drafts(view.id, failed.server)
         if not self._has_target(view) and (spare := self._crew.recruit()):
@@ -293,6 +295,7 @@ class Controller:
 
     def _prefill(self, view: View, server: str) -> Prefill:
         request = view.sequence.request
+        view.refused.discard(server)
         job = Prefill(server, next(self._jobs), request, request.prompt[:-1], self._slot[view.id])
         if server not in DRAFTERS:
             self._pool.sent(server)
