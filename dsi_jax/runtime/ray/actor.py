@@ -100,7 +100,7 @@ class ServerActor:
         if warm:
             warm_up_alone(name, self._server, *warm)
         host = self._post.host or _node_address()
-        facts = Facts(made.devices[name], host=host)
+        facts = Facts(tuple(f"{name}/{device}" for device in made.devices[name]), host=host)
         if self._drafter is None:
             return facts
         drafter, shelf = self._drafter, getattr(self._server, "shelf", None)
