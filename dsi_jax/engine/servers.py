@@ -7,9 +7,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from dsi_jax.base import DRAFTER, target
+from dsi_jax.base import DRAFTER, SPARE_DRAFTER, target
 from dsi_jax.config import Config
-from dsi_jax.drafters import Context, Drafter
+from dsi_jax.drafters import Context, Drafter, find_kind
 from dsi_jax.engine.pair import Pair, Side, mesh_of
 from dsi_jax.placement.mesh import carve
 from dsi_jax.programs.model import Model, param_shardings
@@ -45,6 +45,9 @@ def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | Non
         shelf = draft_server.shelf
         servers[server] = TargetServer(model, config.verification, fast=fast, slots=slots, shelf=shelf)
     names = {server: tuple(map(str, mesh.devices.flat)) for server, mesh in meshes.items()}
+    if config.drafter.fallback != "none":
+        spare = find_kind(config.drafter.fallback).build(_context(config, pair, None))
+        servers[SPARE_DRAFTER], names[SPARE_DRAFTER] = DraftServer(spare, pair.target.config.token_ids, slots), ("host",)
     together = (DRAFTER, target(0)) if config.mesh.drafter_shares and DRAFTER in meshes else ()
     return Servers(servers, {DRAFTER: ("host",), **names}, drafter, together)
 
@@ -66,5 +69,8 @@ def place_replicas(side: Side, meshes: Sequence[Mesh]) -> list[Model]:
 
 def _build_drafter(config: Config, pair: Pair, mesh: Mesh | None) -> Drafter:
     (model,) = place_replicas(pair.drafter, [mesh]) if pair.drafter else (None,)
-    context = Context(config.drafter, model, config.verification, pair.target.config.token_ids)
-    return pair.kind.build(context)
+    return pair.kind.build(_context(config, pair, model))
+
+
+def _context(config: Config, pair: Pair, model: Model | None) -> Context:
+    return Context(config.drafter, model, config.verification, pair.target.config.token_ids)
