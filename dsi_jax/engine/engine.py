@@ -185,6 +185,14 @@ class Engine:
         self._check_open()
         self._border.ask(prompt, max_new_tokens=max_new_tokens)
 
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The ids that the target reads of a prompt, the chat template's among them.
+
+        Raises:
+          ValueError: as in `check`.
+        """
+        return self._border.ask(prompt, max_new_tokens=1).request.prompt
+
     def plan(
         self,
         algorithm: Policy | str,

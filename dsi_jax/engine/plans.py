@@ -53,7 +53,9 @@ def deadlines_of(config: Config, model: ModelConfig, target_s: float, drafter_s:
     """How long a job may take where a forward and a draft take so many seconds, unless the config says it."""
     if config.deadline_s is not None:
         if (longest := max(target_s, drafter_s)) >= config.deadline_s:
-            raise ValueError(f"deadline_s={config.deadline_s} must be longer than a forward, which takes {longest:.3g} s")
+            raise ValueError(
+                f"deadline_s={config.deadline_s} must be longer than a forward, which takes {longest:.3g} s"
+            )
         return Deadlines(config.deadline_s, config.deadline_s, model.verify_width)
     forward_s, draft_s = (max(LEAST_S, TIMES * seconds) for seconds in (target_s, drafter_s))
     return Deadlines(forward_s, draft_s, model.verify_width)

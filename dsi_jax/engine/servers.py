@@ -47,7 +47,10 @@ def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | Non
     names = {server: tuple(map(str, mesh.devices.flat)) for server, mesh in meshes.items()}
     if config.drafter.fallback != "none":
         spare = find_kind(config.drafter.fallback).build(_context(config, pair, None))
-        servers[SPARE_DRAFTER], names[SPARE_DRAFTER] = DraftServer(spare, pair.target.config.token_ids, slots), ("host",)
+        servers[SPARE_DRAFTER], names[SPARE_DRAFTER] = (
+            DraftServer(spare, pair.target.config.token_ids, slots),
+            ("host",),
+        )
     together = (DRAFTER, target(0)) if config.mesh.drafter_shares and DRAFTER in meshes else ()
     return Servers(servers, {DRAFTER: ("host",), **names}, drafter, together)
 
