@@ -34,6 +34,7 @@ HOST = (  # rooms without jax, from the ground up
     (Room("policies", "non-SI, SI, DSI, yours"), Room("simulation", "the loop in virtual time")),
     (Room("telemetry", "runs, comparisons, reports, timelines"),),
     (),
+    (),
 )
 DEVICE = (  # rooms with jax, from the ground up
     (),
@@ -45,9 +46,10 @@ DEVICE = (  # rooms with jax, from the ground up
     ),
     (Room("drafters", "model, n-gram, yours"), Room("array_programs", "simulations as arrays")),
     (Room("runtime", "servers, workers, backends"), Room("config", "an experiment as data")),
+    (Room("opening", "from a config to servers"),),
 )
 TOP = (  # over both
-    Room("engine", "from a config to servers; generate, serve, stream"),
+    Room("engine", "generate, serve, stream"),
     Room("layouts, aot, measuring", "which split of the chips: predicted, compiled for, measured"),
     Room("sweeps, certificates", "grids of experiments; proofs that tokens are right"),
     Room("paper", "the reproduction of the paper's results"),

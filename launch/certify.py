@@ -1,14 +1,14 @@
 """Certify that generation is lossless: every policy gives the target's own tokens, over a grid of settings.
 
   python launch/certify.py --config=configs/demo.py --out=certificate.json
-  python launch/certify.py --config=configs/demo.py --inject=target_1:crash@10 --inject=drafter:hang@5..20 --deadline_s=1
+  python launch/certify.py --config=configs/demo.py --inject=target_1:crash@10 --inject=drafter:hang@5 --deadline_s=1
   python launch/certify.py --config=configs/demo.py --set=verification=rejection --sp_degrees=2 --temperatures=1
 
 Under the coupled rule every run is compared with non-SI at the same sampling and seed, token by token. Under the
 rejection rule, tokens of many seeds are tested against the target's own distribution by chi-square. In mode fast, which
 does not promise equal tokens, the first difference of a run is written down with the margin between the target's two
-likeliest tokens there. Paced runs have jittered latencies, which shuffle the order in which results arrive. Every run is
-repeated with each script of faults (--inject). Each SP degree loads the models anew. The exit code is 1 where the
+likeliest tokens there. Paced runs have jittered latencies, which shuffle the order in which results arrive. Every run
+is repeated with each script of faults (--inject). Each SP degree loads the models anew. The exit code is 1 where the
 certificate fails.
 """
 

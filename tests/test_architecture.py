@@ -46,6 +46,17 @@ MAY_IMPORT = {
     "training": {"base", "models", "checkpoints", "embedded"},
     "array_programs": {"base", "control", "planning", "policies", "simulation"},
     "config": {"base", "faults", "checkpoints", "placement", "drafters"},
+    "opening": {
+        "base",
+        "models",
+        "decoding",
+        "placement",
+        "programs",
+        "drafters",
+        "runtime",
+        "checkpoints",
+        "config",
+    },
 }
 MAY_IMPORT["engine"] = set(MAY_IMPORT) - {"training", "array_programs", "profiles"}
 MAY_IMPORT["aot"] = {
@@ -207,7 +218,7 @@ def pickles(modules: Modules) -> list[str]:
 
 def array_moves(modules: Modules) -> list[str]:
     """Modules of what runs, besides `transfer`, that move arrays between host and devices."""
-    movers = {"placement", "programs", "drafters", "runtime", "engine"}
+    movers = {"placement", "programs", "drafters", "runtime", "opening", "engine"}
     return [
         module
         for module, source in modules.items()

@@ -18,7 +18,7 @@ from dsi_jax.drafters import KINDS, Context, Drafter, Kind, Proposal, find_kind,
 from dsi_jax.drafters.ngram import ngram_drafter
 from dsi_jax.drafters.synthetic import synthetic_drafter
 from dsi_jax.policies import POLICIES
-from dsi_jax.runtime.backends import BACKENDS, PacedBackend
+from dsi_jax.runtime.backends import BACKENDS, PacedBackend, Servers, in_this_process
 from dsi_jax.runtime.servers import DraftServer
 from dsi_jax.simulation.latencies import Latencies
 from dsi_jax.simulation.oracles import HashOracle
@@ -287,7 +287,7 @@ class InlineBackend:
 
     clock = "inline"
 
-    def __init__(self, servers, depth=1):
+    def __init__(self, servers, depth=1, together=()):
         self._servers, self._events = servers, collections.deque()
 
     def now(self):
@@ -316,6 +316,17 @@ class InlineBackend:
         pass
 
 
+@dataclasses.dataclass
+class Inline:
+    """Stands for an engine's experiment."""
+
+    servers: Servers
+    config: object = None
+
+    def here(self):
+        return self.servers
+
+
 class Loyal(HashOracle):
     """A target that says 4 every other time."""
 
@@ -328,13 +339,14 @@ class Loyal(HashOracle):
 def test_a_kind_and_a_backend_from_outside(policy, paced, monkeypatch):
     """One line each in its registry, and the loop runs them with every policy."""
     monkeypatch.setitem(KINDS, PARROT.name, PARROT)
-    monkeypatch.setitem(BACKENDS, "inline", InlineBackend)
+    monkeypatch.setitem(BACKENDS, "inline", in_this_process(InlineBackend))
     drafter = find_kind("parrot").build(context())
     plan, oracle, request = Plan(policy, 2, 2, draft_burst=drafter.burst), Loyal(0.0), Request((1, 2, 3), 20)
     servers = oracle_servers(plan, oracle)
     if policy.drafts:
         servers[DRAFTER] = DraftServer(drafter, 50_000)
-    backend = opened = BACKENDS["inline"](servers, depth=1)
+    opening = Inline(Servers(servers, {}, drafter))
+    backend = opened = BACKENDS["inline"](opening).backend
     if paced:
         backend = PacedBackend(opened, Latencies(1e-3, 2e-4).duration)
         backend.prepare([request], plan.servers)

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import itertools
 import os
+import re
 import signal
 import time
 
@@ -23,6 +24,7 @@ from dsi_jax.drafters import Drafter, Proposal
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import Transformer, full_forward, init_params
 from dsi_jax.policies import POLICIES
+from dsi_jax.runtime.servers import target as target_server
 
 TARGET = ModelConfig(
     vocab_size=64, width=32, layers=2, heads=4, kv_heads=4, head_dim=8, mlp_width=48, max_length=160, verify_width=8
@@ -371,15 +373,19 @@ def drafting_with(propose):
 
 @pytest.mark.parametrize("bad", [[64], [-1], [10**6], [1] * 9])
 def test_a_drafter_that_proposes_nonsense_is_stopped(bad):
-    """An id outside the vocabulary would fill the cache with NaN; the engine goes on with the next request."""
+    """An id outside the vocabulary would fill the cache with NaN; the target goes on alone."""
     proposals = [1]  # at warm-up all is well
     drafter = drafting_with(lambda state, count: (state, Proposal(proposals)))
     with Engine(Config(), target=(Transformer(TARGET), target_params()), drafter=drafter) as engine:
+        alone = generate(engine, PROMPTS[0], "non_si", max_new_tokens=8).tokens
         proposals = bad
         for algorithm in ("si", "dsi"):
-            with pytest.raises(WorkerError, match=r"the drafter proposed .*ids in 0\.\.63"):
-                generate(engine, PROMPTS[0], algorithm, max_new_tokens=8)
-        assert len(generate(engine, PROMPTS[0], "non_si", max_new_tokens=8).tokens) == 8
+            result = generate(engine, PROMPTS[0], algorithm, max_new_tokens=8)
+            assert result.tokens == alone and len(alone) == 8
+            (incident,) = result.trace.incidents
+            assert incident.server == "drafter" and re.search(
+                r"the drafter proposed .*ids in 0\.\.63", incident.message
+            )
 
 
 def test_a_paced_run_that_fails_at_its_start_leaves_nothing_behind():
@@ -513,9 +519,7 @@ def test_a_policy_that_stalls_or_misuses_its_verbs_is_told_so_at_once(engine, sc
     assert len(generate(engine, PROMPTS[0], "dsi", max_new_tokens=3).tokens) == 3
 
 
-def test_a_failing_request_does_not_end_the_others():
-    """The drafter refuses one prompt; its result holds what was settled, and the error is raised at the end."""
-
+def test_a_drafter_that_refuses_one_prompt_drafts_for_the_others():
     def init(request, old):
         if request.prompt == (13, 13):
             raise OSError("an unlucky prompt")
@@ -525,13 +529,33 @@ def test_a_failing_request_does_not_end_the_others():
     with Engine(config, target=(Transformer(TARGET), target_params()), drafter=drafter) as engine:
         prompts = [(1, 2), (13, 13), (3, 4), (5, 6)]
         expected = [generate(engine, prompt, "non_si", max_new_tokens=12).tokens for prompt in prompts]
-        with pytest.raises(WorkerError, match="drafter failed: an unlucky prompt") as failure:
+        results = engine.generate(prompts, algorithm="dsi", concurrency=2, max_new_tokens=12)
+        assert [result.tokens for result in results] == expected
+        told = [[incident.message for incident in result.trace.incidents] for result in results]
+        assert told == [[], ["an unlucky prompt"], [], []]
+
+
+def test_a_failing_request_does_not_end_the_others(monkeypatch):
+    """All target servers refuse one prompt; its result holds what was settled, and the error is raised at the end."""
+    config = Config(mesh=MeshConfig(sp_degree=2), concurrency=2)
+    drafter = drafting_with(lambda state, count: (state, Proposal([])))
+    with Engine(config, target=(Transformer(TARGET), target_params()), drafter=drafter) as engine:
+        prompts = [(1, 2), (13, 13), (3, 4), (5, 6)]
+        expected = [generate(engine, prompt, "non_si", max_new_tokens=12).tokens for prompt in prompts]
+        read = target_server.TargetServer._read_prompt
+
+        def refuse(server, slot, tokens):
+            if tokens == (13,):
+                raise OSError("an unlucky prompt")
+            return read(server, slot, tokens)
+
+        monkeypatch.setattr(target_server.TargetServer, "_read_prompt", refuse)
+        with pytest.raises(WorkerError, match=r"target_\d failed: an unlucky prompt") as failure:
             engine.generate(prompts, algorithm="dsi", concurrency=2, max_new_tokens=12)
         results = failure.value.results
         assert [result.error is None for result in results] == [True, False, True, True]
-        for result, tokens in zip(results, expected, strict=True):
-            assert result.tokens == tokens[: len(result.tokens)]
-            assert result.error or result.tokens == tokens
+        assert [result.tokens for result in results] == [expected[0], (), *expected[2:]]
+        assert {incident.server for incident in results[1].trace.incidents} == {"target_0", "target_1"}
 
 
 def test_planning_reckons_with_the_rate_it_is_given():

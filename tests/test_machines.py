@@ -1,4 +1,4 @@
-"""The scripts for a TPU VM and for a node of GPUs: the commands that they give, without any cloud, node or cluster."""
+"""The scripts for TPUs, nodes of GPUs and clusters: the commands that they give, without any cloud, node or cluster."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = sorted(path for kind in ("tpu", "gpu") for path in (ROOT / "launch" / kind).iterdir())
+SCRIPTS = sorted(path for kind in ("tpu", "gpu", "cluster") for path in (ROOT / "launch" / kind).glob("*.s*"))
 FAKE = f"""#!{sys.executable}
 import json, os, sys
 name, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]

@@ -13,7 +13,6 @@ import pytest
 
 from dsi_jax import Config, DrafterConfig, Sampling
 from dsi_jax.base import Span, Verification
-from dsi_jax.engine.pair import Pair
 from dsi_jax.measuring.asked import Asked, Call
 from dsi_jax.measuring.bandwidth import COLUMNS, bandwidth_of, matrix_bytes
 from dsi_jax.measuring.hops import hop
@@ -25,6 +24,7 @@ from dsi_jax.measuring.random_weights import RandomSource, random_side
 from dsi_jax.measuring.servers import Bench, measure_contention, slowdown, working
 from dsi_jax.measuring.timing import Probe, Stopwatch, Timing, summary
 from dsi_jax.measuring.traffic import least_of
+from dsi_jax.opening.pair import Pair
 from dsi_jax.placement.mesh import MeshConfig, carve
 from dsi_jax.profiles.profile import Forward, ServerProfile, read_profile, write_profile
 from dsi_jax.runtime.memory import memory_per_device

@@ -1,4 +1,4 @@
-"""A certificate: runs every setting of a grid, compares, and says what holds. Its keys are those of certificate.json."""
+"""A certificate: runs every setting of a grid, compares, and says what holds. Its keys are those of the file."""
 
 import collections
 import dataclasses
@@ -49,7 +49,7 @@ def certify(config: Config, grid: Grid, tell: Tell = lambda: None, progress: boo
       progress: show bars while weights are loaded.
 
     Returns:
-      JSON values; `verdict` is "bitwise", "distribution", "not bitwise" (mode fast, which promises no more) or "failed".
+      JSON values; `verdict` is "bitwise", "distribution", "not bitwise" (all that mode fast promises) or "failed".
     """
     findings: list[Finding] = []
     samples: list[_Sample] = []

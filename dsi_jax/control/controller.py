@@ -89,7 +89,9 @@ class Controller:
     # ---------------------------------------------------------------------------------------------- what it is told
 
     def start(self, request: Request, now: float = 0.0) -> list[Action]:
-        """Take in a request, at `now` seconds: all servers read its prompt, all but the last token. It is over at once if none is left.
+        """Take in a request, at `now` seconds: all servers read its prompt, all but the last token.
+
+        If no server is left, it is over at once.
 
         Raises:
           ValueError: as many requests are under way as the plan allows, or one of this id is.
@@ -104,7 +106,7 @@ class Controller:
         if not self._pool.servers:
             return self._give_up(view, self._crew.last_loss)
         drafter = self._crew.drafter() if self.plan.policy.drafts else None
-        view.drafts.gone = drafter is None
+        view.drafts.server, view.drafts.gone = drafter or "", drafter is None
         return [self._prefill(view, server) for server in (*([drafter] if drafter else []), *self._pool.servers)]
 
     def observe(self, event: Event, now: float) -> list[Action]:
@@ -130,15 +132,20 @@ class Controller:
         return self._take_in(self._views[event.request], event, job)
 
     def look(self, now: float) -> list[Action]:
-        """Give up servers that should have answered by now."""
-        actions: list[Action] = []
-        for server, doing in self._watch.overdue(now):
-            actions += self._lose(Lost(server, "hang", f"it did not answer a {doing} in time"))
-            self._crew.given_up.add(server)
+        """Give up a server that should have answered by now."""
+        self._timing.at(now)
+        late = self._watch.overdue(now)
+        if late is None:
+            return []
+        server, doing = late
+        actions = self._lose(Lost(server, "hang", f"it did not answer a {doing} in time"))
+        self._crew.given_up.add(server)
         return actions
 
-    def end(self, request: int) -> Cancel:
+    def end(self, request: int, now: float | None = None) -> Cancel:
         """End a request: what it has under way is void, and its servers are free for others."""
+        if now is not None:
+            self._timing.at(now)
         del self._views[request]
         self._timing.restarted(request)
         self._slots.append(self._slot.pop(request))
@@ -234,8 +241,11 @@ class Controller:
 
     def _on_failed(self, view: View, failed: Failed, job: Job) -> list[Action]:
         """One server does nothing more for one sequence."""
-        actions: list[Action] = [Incident(failed.server, failed.kind, failed.message, view.id)]
+        incident = Incident(failed.server, failed.kind, failed.message, view.id)
+        actions: list[Action] = [incident] if failed.server not in view.refused else []  # or it has been told
+        view.refused.add(failed.server)
         actions += self._leave_out(view, failed.server, [job])
+        self._outstanding.void_drafts(view.id, failed.server)
         if not self._has_target(view) and (spare := self._crew.recruit()):
             actions += self._add(spare)
         return actions if self._has_target(view) else actions + self._give_up(view, failed)
@@ -288,6 +298,7 @@ class Controller:
 
     def _prefill(self, view: View, server: str) -> Prefill:
         request = view.sequence.request
+        view.refused.discard(server)
         job = Prefill(server, next(self._jobs), request, request.prompt[:-1], self._slot[view.id])
         if server not in DRAFTERS:
             self._pool.sent(server)

@@ -132,7 +132,7 @@ class _Desk:
         found = self._backend.next_event(None if until == math.inf else max(0.0, until - self._backend.now()))
         if found:
             self._handle(*found)
-        if until < math.inf and (now := self._backend.now()) >= until:
+        if self._open and until < math.inf and (now := self._backend.now()) >= until:
             self._look(now)
 
     def leaving(self, drained: bool = False) -> Iterator[Trace]:
@@ -204,7 +204,7 @@ class _Desk:
                 record.incident(incident, now)
 
     def _end(self, request: int, error: RequestError | None = None) -> None:
-        self._backend.submit(self._controller.end(request))
+        self._backend.submit(self._controller.end(request, self._backend.now()))
         self._finish(request, error)
 
     def _finish(self, request: int, error: RequestError | None = None) -> None:

@@ -65,6 +65,11 @@ class Outstanding:
                 if entry.request == order.request and isinstance(entry.job, Draft) and entry.job.epoch < order.epoch:
                     entry.void = True
 
+    def void_drafts(self, request: int, server: str) -> None:
+        """What a server drafts for this request is not wanted any more."""
+        for entry in self._jobs[server].values():
+            entry.void |= entry.request == request and isinstance(entry.job, Draft)
+
     def drop(self, server: str) -> list[Job]:
         """Forget what a server has in hand; returns the jobs."""
         entries = self._jobs.pop(server, {}).values()
@@ -96,6 +101,10 @@ class Outstanding:
     def of(self, server: str) -> list[Job]:
         """What a server has in hand."""
         return [entry.job for entry in self._jobs[server].values()]
+
+    def wanted(self, server: str) -> list[Job]:
+        """What a server has in hand and was not told to drop."""
+        return [entry.job for entry in self._jobs[server].values() if not entry.void]
 
     def _close(self, entry: _Entry) -> None:
         if not isinstance(entry.job, Draft):

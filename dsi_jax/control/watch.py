@@ -14,14 +14,15 @@ class Watch:
         self._outstanding = outstanding
         self.look_at = -math.inf if plan.deadlines else math.inf  # seconds on the controller's clock
 
-    def overdue(self, now: float) -> list[tuple[str, str]]:
-        """Servers that should have answered by now, each with what it was doing; sets the time of the next look."""
-        late: list[tuple[str, str]] = []
-        soonest = now + self._deadlines.least_s
+    def overdue(self, now: float) -> tuple[str, str] | None:
+        """A server that should have answered by now, with what it was doing; sets the time of the next look.
+
+        One at a time: what is done because of it may change what others have in hand.
+        """
+        self.look_at = now + self._deadlines.least_s
         for due, server, job in self._outstanding.due(self._deadlines, lambda name: 2 * self._links.to(name)):
             if due <= now:
-                late.append((server, type(job).__name__))
-            else:
-                soonest = min(soonest, due)
-        self.look_at = soonest
-        return late
+                self.look_at = now
+                return server, type(job).__name__
+            self.look_at = min(self.look_at, due)
+        return None

@@ -28,6 +28,7 @@ class View:
     jobs: Iterator[int]  # ids for jobs
     id: int  # of the request
     cached: dict[str, Cached] = dataclasses.field(default_factory=dict)  # by target server, once it read the prompt
+    refused: set[str] = dataclasses.field(default_factory=set)  # servers that failed at it
 
     @property
     def idle(self) -> Collection[str]:

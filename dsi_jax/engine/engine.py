@@ -19,15 +19,14 @@ from dsi_jax.control.stop import Stop
 from dsi_jax.drafters import Drafter
 from dsi_jax.engine.acceptance import SeenAcceptance
 from dsi_jax.engine.budgets import budget_of, ideal_s, replay_runs
-from dsi_jax.engine.pair import Own, open_pair
 from dsi_jax.engine.plans import deadlines_of, make_plan
 from dsi_jax.engine.requests import Asked, Border, NoText, Prompt, StopStrings, as_prompts, is_integer
 from dsi_jax.engine.result import Result
-from dsi_jax.engine.servers import make_servers
 from dsi_jax.engine.stream import OnText, stream
 from dsi_jax.faults import Fault, read_faults
+from dsi_jax.opening.pair import Own, open_pair
+from dsi_jax.opening.servers import Experiment
 from dsi_jax.policies import NON_SI, find_policy
-from dsi_jax.programs.compilations import CompilationCounter
 from dsi_jax.runtime.backends import BACKENDS
 from dsi_jax.runtime.backends.paced import PacedBackend
 from dsi_jax.runtime.warm_up import WarmedUp, warm_up
@@ -91,17 +90,16 @@ class Engine:
         pair = open_pair(config, target, drafter, tokenizer, progress)
         self._border = Border(config, pair)
         self.tokenizer, self.model_config, self.max_length = pair.tokenizer, pair.target.config, pair.max_length
-        made = make_servers(config, pair, devices)
-        self.devices, self._drafter, self._shares = made.devices, made.drafter, bool(made.together)
-        depth = 1 if jax.devices()[0].platform == "cpu" else 2
-        self._backend = BACKENDS[config.backend](made.servers, depth=depth, together=made.together)
+        opened = BACKENDS[config.backend](Experiment(config, pair, devices))
+        self.devices, self._drafter, self._shares = opened.devices, opened.drafter, opened.shares
+        self._backend, self._compilations = opened.backend, opened.compilations
         self._finalizer = weakref.finalize(self, self._backend.close)
         self._lock, self._turn = threading.Lock(), weakref.ref(_Turn())
         self._ids = itertools.count()
         self._halt: Stop | None = None  # of the call that runs
         self._seen = SeenAcceptance()
         self._continuations: dict[Request, tuple[int, ...]] = {}
-        self.measured, self.exactness, self._hop_s = self._warm_up(made.servers)
+        self.measured, self.exactness, self._hop_s = self._warm_up(opened.servers)
         self._backend.deadlines = self._deadlines(None)
 
     # ------------------------------------------------------------------------------------------------- generating
@@ -327,7 +325,7 @@ class Engine:
             backend = PacedBackend(self._backend, latencies.duration, latencies.links)
             backend.prepare([job.request for job in jobs[: plan.concurrency]], plan.servers)
         backend.inject(faults)
-        compilations = CompilationCounter()
+        compiled = self._compilations()
         by_id = {job.request.id: job for job in jobs}
         tasks = [Task(job.request, job.words, self._on_commit(job, on_text), job.timeout_s) for job in jobs]
         traces = loop.serve(plan, tasks, backend, stop=halt)
@@ -338,7 +336,7 @@ class Engine:
             replays = replay_runs(traces, requests, plan, latencies, self.measured, self._hop_s, silent)
         for trace in traces:
             job = by_id[trace.request]
-            yield self._result(trace, job, plan, compilations.count, replays.get(trace.request), on_text)
+            yield self._result(trace, job, plan, self._compilations() - compiled, replays.get(trace.request), on_text)
 
     def _on_commit(self, job: _Job, on_text: OnText | None):
         if on_text is None:

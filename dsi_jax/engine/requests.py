@@ -10,7 +10,7 @@ from dsi_jax.base import Request, Sampling
 from dsi_jax.checkpoints.stop_strings import StopStrings
 from dsi_jax.checkpoints.tokenizer import need_chat_template
 from dsi_jax.config import Config
-from dsi_jax.engine.pair import Pair, open_pair
+from dsi_jax.opening.pair import Pair, open_pair
 
 Prompt = str | Sequence[int]
 

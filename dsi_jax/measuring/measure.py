@@ -9,7 +9,6 @@ import jax
 from tqdm import tqdm
 
 from dsi_jax.config import Config
-from dsi_jax.engine.pair import Pair
 from dsi_jax.measuring.asked import Asked
 from dsi_jax.measuring.bandwidth import bandwidth_of, matrix_bytes
 from dsi_jax.measuring.continued import config_of, continued
@@ -17,6 +16,7 @@ from dsi_jax.measuring.hops import hop
 from dsi_jax.measuring.host_cost import host_cost
 from dsi_jax.measuring.servers import Bench, measure_contention, measure_server
 from dsi_jax.measuring.timing import Stopwatch
+from dsi_jax.opening.pair import Pair
 from dsi_jax.profiles.profile import ROLES, Profile
 from dsi_jax.runtime.capacity import free_on_device, free_on_host
 from dsi_jax.telemetry.report import environment

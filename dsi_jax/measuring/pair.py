@@ -6,9 +6,9 @@ from dsi_jax.checkpoints.open import ModelSource
 from dsi_jax.checkpoints.shapes import open_shapes
 from dsi_jax.config import Config
 from dsi_jax.drafters import find_kind
-from dsi_jax.engine.pair import Pair, open_pair
 from dsi_jax.measuring.random_weights import random_side
 from dsi_jax.models.config import ModelConfig
+from dsi_jax.opening.pair import Pair, open_pair
 
 WEIGHTS = ("checkpoint", "random")
 

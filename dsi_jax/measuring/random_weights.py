@@ -10,9 +10,9 @@ import numpy as np
 from dsi_jax.checkpoints.slots import DTYPES, TreePath, parameter_slots
 from dsi_jax.checkpoints.source import load_params
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
-from dsi_jax.engine.pair import Side
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.models.transformer import Transformer
+from dsi_jax.opening.pair import Side
 
 BLOCK = 1 << 16  # numbers of noise that are repeated
 

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from dsi_jax.base import DRAFTER, Verification
 from dsi_jax.config import Config
-from dsi_jax.engine.pair import Pair, Side
-from dsi_jax.engine.servers import place_replicas
 from dsi_jax.measuring.asked import Asked, Call
 from dsi_jax.measuring.probes import PROBES, Rules
 from dsi_jax.measuring.timing import Probe, Stopwatch, Timing
 from dsi_jax.measuring.traffic import Least, least_of
+from dsi_jax.opening.pair import Pair, Side
+from dsi_jax.opening.servers import place_replicas
 from dsi_jax.placement.mesh import MeshConfig, carve
 from dsi_jax.profiles.profile import Contention, Forward, ServerProfile
 from dsi_jax.runtime.capacity import Holding, check_memory

@@ -1,7 +1,6 @@
 """Before the first request: run every program once, so that nothing compiles later, measure, and look at rounding."""
 
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -74,16 +73,7 @@ def warm_up(
             targets, rounds.request.id, prompt_length - 1, config.verify_width, config.token_ids
         )
     backend.drain()
-    return WarmedUp(latencies, exactness, _hop_s(servers[target(0)]))
-
-
-def _hop_s(server: Any) -> float:
-    times = []
-    for _ in range(REPEATS):
-        begin = time.perf_counter()
-        server.place()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+    return WarmedUp(latencies, exactness, servers[target(0)].hop_s())
 
 
 class _Rounds:

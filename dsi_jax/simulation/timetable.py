@@ -4,7 +4,7 @@ import collections
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dsi_jax.base import DRAFTER, Cancel, Draft, Job
+from dsi_jax.base import DRAFTER, DRAFTERS, Cancel, Draft, Job
 from dsi_jax.simulation.latencies import Duration
 
 
@@ -34,7 +34,7 @@ class Timetable:
         self._duration = duration
         self._link = link
         self._free: dict[str, float] = collections.defaultdict(int)
-        self._drafts: collections.deque[Booking] = collections.deque()  # those that may not have begun
+        self._waiting: collections.deque[Booking] = collections.deque()  # of drafters: what may not have begun
 
     def enqueue(self, job: Job, now: float) -> Booking:
         """Book a job that is sent now."""
@@ -43,33 +43,35 @@ class Timetable:
         start = max(arrives, self._free[job.server])
         end = self._free[job.server] = start + self._duration(job)
         booking = Booking(start, end, job, end + link)
-        if isinstance(job, Draft):
-            while self._drafts and self._drafts[0].start < arrives:
-                self._drafts.popleft()
-            self._drafts.append(booking)
+        if job.server in DRAFTERS:
+            while self._waiting and self._waiting[0].start < arrives:
+                self._waiting.popleft()
+            self._waiting.append(booking)
         return booking
 
     def set_free(self, server: str, time: float) -> None:
         """Say anew when a server is done with all that was booked, where jobs were taken back."""
         self._free[server] = time
-        self._drafts = collections.deque(one for one in self._drafts if one.job.server != server)
+        self._waiting = collections.deque(one for one in self._waiting if one.job.server != server)
 
     def cancel(self, order: Cancel, now: float) -> tuple[list[Job], list[Booking]]:
         """Drop the drafts that a Cancel names and that have not started when it arrives, or start at that moment.
 
         Returns:
-          The jobs that are dropped, and new bookings of drafts of other requests that move up.
+          The jobs that are dropped, and new bookings of those that move up.
         """
         dropped: list[Job] = []
+        freed: set[str] = set()  # drafters of which a draft was dropped
         moved: list[Booking] = []
         kept: collections.deque[Booking] = collections.deque()
         arrives = now + self._link(DRAFTER)
-        for booking in self._drafts:
+        for booking in self._waiting:
             start, end, job, heard = booking
-            if start >= arrives and job.request == order.request and job.epoch < order.epoch:
-                self._free[job.server] = start if not dropped else self._free[job.server]
+            if start >= arrives and _names(order, job):
+                self._free[job.server] = start if job.server not in freed else self._free[job.server]
+                freed.add(job.server)
                 dropped.append(job)
-            elif dropped:
+            elif job.server in freed:
                 begin = self._free[job.server]
                 booking = Booking(begin, begin + (end - start), job, begin + (heard - start))
                 self._free[job.server] = booking.end
@@ -77,5 +79,9 @@ class Timetable:
                 kept.append(booking)
             else:
                 kept.append(booking)
-        self._drafts = kept
+        self._waiting = kept
         return dropped, moved
+
+
+def _names(order: Cancel, job: Job) -> bool:
+    return isinstance(job, Draft) and job.request == order.request and job.epoch < order.epoch

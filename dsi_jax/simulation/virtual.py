@@ -84,14 +84,12 @@ class VirtualBackend:
 
     def next_event(self, timeout_s: float | None = None) -> tuple[Event, Span | None] | None:
         until = None if timeout_s is None else self._now + math.ceil(timeout_s * TICKS)
-        while self._heap and (until is None or self._heap[0][0] <= until):
-            heard, _, _, booking = heapq.heappop(self._heap)
-            if self._heard.get(booking.job.job) != heard:
-                continue  # dropped, or moved up
+        while (heard := self._next_answer()) is not None and (until is None or heard <= until):
+            booking = heapq.heappop(self._heap)[-1]
             del self._heard[booking.job.job]
-            self._now = heard
-            event = self._servers.perform(booking.job)
-            return event, span_of(booking.job, booking.start / TICKS, booking.end / TICKS, event)
+            self._now = max(self._now, heard)
+            if found := self._answer(booking):
+                return found
         if until is None:
             raise StalledError
         self._now = until
@@ -105,6 +103,19 @@ class VirtualBackend:
                 spans.append(span_of(job, start / TICKS, end / TICKS))
         self._heard.clear()
         return tuple(span for span in spans if span)
+
+    def _next_answer(self) -> int | None:
+        """The tick at which the next answer is heard; None: no answer is on its way."""
+        while self._heap:
+            heard, _, _, booking = self._heap[0]
+            if self._heard.get(booking.job.job) == heard:
+                return heard
+            heapq.heappop(self._heap)  # dropped, or moved up
+        return None
+
+    def _answer(self, booking: Booking) -> tuple[Event, Span | None] | None:
+        event = self._servers.perform(booking.job)
+        return event, span_of(booking.job, booking.start / TICKS, booking.end / TICKS, event)
 
     def _push(self, booking: Booking) -> None:
         self._heard[booking.job.job] = booking.heard
@@ -122,6 +133,7 @@ class VirtualServers:
         self._oracle_of = oracle if callable(oracle) else lambda request: oracle
         self._oracles: dict[int, Oracle] = {}
         self._chains: dict[tuple[str, int], list[int]] = {}  # (server, request)
+        self._ends: dict[tuple[str, int], dict[int, tuple[int, int]]] = {}  # of each Verify: its end, the prefix there
         self._last_draft: dict[tuple[str, int], int] = {}  # a drafter's last token, which it has not fed yet
 
     def perform(self, job: Job) -> Event:
@@ -140,10 +152,22 @@ class VirtualServers:
                 return self._settle(job)
         raise ValueError(f"virtual servers do not know the job {job}")
 
+    def forget(self, server: str) -> None:
+        """A server lost its memory."""
+        for key in [key for key in self._chains if key[0] == server]:
+            del self._chains[key]
+            self._ends.pop(key, None)
+            self._last_draft.pop(key, None)
+
+    def length(self, server: str, request: int) -> int:
+        """How many tokens of a sequence a server has been fed."""
+        return len(self._chains.get((server, request), ()))
+
     def _prefill(self, job: Prefill) -> Prefilled:
         request = job.request
         self._oracles[request.id] = self._oracle_of(request)
         self._chains[job.server, request.id] = chain = []
+        self._ends[job.server, request.id] = {}
         self._extend(chain, job.tokens)
         return Prefilled(job.server, job.job, request.id)
 
@@ -187,12 +211,16 @@ class VirtualServers:
             token = self._oracles[job.request].target(chain[position - 1], position)
             if position == job.end or token != job.tokens[position - job.start]:
                 break
+        ends = self._ends[job.server, job.request]
+        for verify in [verify for verify, (end, _) in ends.items() if end < job.settled]:
+            del ends[verify]
+        ends[job.job] = job.end, chain[-1]
         accepted = position - job.window - 1
         return Verified(job.server, job.job, job.request, job.epoch, job.window, job.end, accepted, token)
 
     def _settle(self, job: Settle) -> Settled:
-        """Judge a draft; the server may have gone on, but the prefix before `position` is settled."""
-        chain = self._chains[job.server, job.request]
-        token = self._oracles[job.request].target(chain[job.position - 1], job.position)
+        """Judge a draft by what the forward before it left; the server may have gone on meanwhile."""
+        _, prefix = self._ends[job.server, job.request][job.verify]
+        token = self._oracles[job.request].target(prefix, job.position)
         right = token == job.token
         return Settled(job.server, job.job, job.request, job.epoch, job.position, right, token)

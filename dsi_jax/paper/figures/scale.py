@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 4
-_LEFT, _HIGH, _ACROSS, _ABOVE, _HEAD, _FOOT = 0.55, 1.45, 0.32, 0.62, 1.05, 0.55  # inches
+_LEFT, _HIGH, _ACROSS, _ABOVE, _HEAD, _FOOT = 0.55, 1.45, 0.32, 0.88, 0.8, 0.42  # inches
 _COLOURS = ("#1B3A5C", "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#8A1C1C")  # from near to far
 
 

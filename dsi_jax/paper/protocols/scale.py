@@ -29,8 +29,10 @@ from dsi_jax.simulation.links import links_of_remote
 
 PLAYED = 3  # outcomes on which the event loop plays too
 SHORTLIST = 4  # layouts of one host that it plays, the best by the array programs
+SECTIONS = 9  # into which the search for a break-even cuts, again and again
 FINEST_S, FINE = 2e-6, 1.03  # a break-even is found to so much: seconds, or times
-LOOKAHEADS: tuple[Lookahead, ...] = ("auto", 1, 2, 3, 5, 8, 12, 20, 31)  # a window of 32 tokens holds 31 drafts
+LOOKAHEADS: tuple[Lookahead, ...] = ("auto", 1, 3, 8)  # of DSI
+SI_LOOKAHEADS: tuple[Lookahead, ...] = ("auto", 1, 2, 3, 5, 8, 12, 20, 31)  # a window of 32 tokens holds 31 drafts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Scale:
     break_even_sp: tuple[int, ...] = (4, 16, 64)
     at_home: int = 7  # target servers beside the drafter, where a host has a chip for each server
     new_tokens: int = 100
-    runs: int = 128  # outcomes
+    runs: int = 64  # outcomes
 
     def __post_init__(self) -> None:
         if not self.sp_degrees or min(self.sp_degrees) < 1:
@@ -134,13 +136,8 @@ def scaled(card: Scale, fleet: Fleet) -> Scaled:
     times = Times(fleet, draw_outcomes(fleet.acceptance, card.runs, card.new_tokens))
     _, si_s = times.best_alone([layout for layout in fleet.alone if layout.algorithm == SI.name])
     alone, alone_s = times.best_alone(fleet.alone)
-    points = []
-    for sp_degree in card.sp_degrees:
-        for link_ms in card.links_ms:
-            lookahead, dsi_s = times.best_dsi(sp_degree, link_ms / 1e3)
-            over_si, over_alone = (float(one.mean() / dsi_s.mean()) for one in (si_s, alone_s))
-            ci = ratio_interval(si_s, dsi_s)
-            points.append(Point(sp_degree, link_ms, lookahead, 1e3 * float(dsi_s.mean()), over_si, ci, over_alone))
+    asked = [(sp_degree, link_ms / 1e3) for sp_degree in card.sp_degrees for link_ms in card.links_ms]
+    points = [_point(*cell, *best, si_s, alone_s) for cell, best in zip(asked, times.best_dsi(asked), strict=True)]
     found = [_break_even(times, alone_s, sp_degree, card.links_ms) for sp_degree in card.break_even_sp]
     costs = fleet.costs(fleet.across(1), 0.0)
     return Scaled(
@@ -155,6 +152,14 @@ def scaled(card: Scale, fleet: Fleet) -> Scaled:
     )
 
 
+def _point(
+    sp_degree: int, link_s: float, lookahead: Lookahead, dsi_s: np.ndarray, si_s: np.ndarray, alone_s: np.ndarray
+) -> Point:
+    over_si, over_alone = (float(one.mean() / dsi_s.mean()) for one in (si_s, alone_s))
+    ci = ratio_interval(si_s, dsi_s)
+    return Point(sp_degree, 1e3 * link_s, lookahead, 1e3 * float(dsi_s.mean()), over_si, ci, over_alone)
+
+
 def in_words(layout: Layout) -> str:
     """A layout of one host: chips of the drafter, then target servers x chips of each."""
     if layout.algorithm == NON_SI.name:
@@ -163,6 +168,8 @@ def in_words(layout: Layout) -> str:
         return f"SI {layout.drafter_tp} in {layout.target_tp}"
     return f"{layout.algorithm.upper()} {layout.drafter_tp}+{layout.sp_degree}x{layout.target_tp}"
 
+
+_LOOKAHEADS_OF: dict[str, tuple[Lookahead, ...]] = {"non_si": ("auto",), "si": SI_LOOKAHEADS, "dsi": LOOKAHEADS}
 
 # ----------------------------------------------------------------------------------------------------- which hosts
 
@@ -226,7 +233,7 @@ class Times:
         cases = [
             Case(layout, lookahead, self.fleet.costs(layout, 0.0))
             for layout in options
-            for lookahead in (LOOKAHEADS if layout.algorithm != NON_SI.name else ("auto",))
+            for lookahead in _LOOKAHEADS_OF[layout.algorithm]
         ]
         rows = answer_times(cases, self._demand(0.0))
         order = np.argsort(rows.mean(1), kind="stable")[:SHORTLIST]
@@ -234,14 +241,21 @@ class Times:
         case, seconds = min(played, key=lambda one: float(one[1].mean()))
         return case.layout, seconds
 
-    def best_dsi(self, sp_degree: int, link_s: float) -> tuple[Lookahead, np.ndarray]:
-        """DSI at its best lookahead; seconds float64[runs]."""
+    def best_dsi(self, asked: Sequence[tuple[int, float]]) -> list[tuple[Lookahead, np.ndarray]]:
+        """DSI at its best lookahead for every SP degree and link in seconds; seconds float64[runs] of each."""
+        cases = [[self._across(*one, lookahead) for lookahead in LOOKAHEADS] for one in asked]
+        flat = [(case, self._demand(link_s)) for (_, link_s), row in zip(asked, cases, strict=True) for case in row]
+        settings = [(setting_of(case, demand), plan_of(case, demand).blocks) for case, demand in flat]
+        rows = dsi_cases_ms(settings, self._wrong).reshape(len(asked), len(LOOKAHEADS), -1) / 1e3
+        best = rows.mean(2).argmin(1)
+        return [
+            (LOOKAHEADS[k], self._played(cases[i][k], link_s, rows[i, k]))
+            for i, ((_, link_s), k) in enumerate(zip(asked, best, strict=True))
+        ]
+
+    def _across(self, sp_degree: int, link_s: float, lookahead: Lookahead) -> Case:
         layout = self.fleet.across(sp_degree)
-        costs, demand = self.fleet.costs(layout, link_s), self._demand(link_s)
-        cases = [Case(layout, lookahead, costs) for lookahead in LOOKAHEADS]
-        rows = dsi_cases_ms([(setting_of(c, demand), plan_of(c, demand).blocks) for c in cases], self._wrong) / 1e3
-        best = int(rows.mean(1).argmin())
-        return LOOKAHEADS[best], self._played(cases[best], link_s, rows[best])
+        return Case(layout, lookahead, self.fleet.costs(layout, link_s))
 
     def _played(self, case: Case, link_s: float, row: np.ndarray) -> np.ndarray:
         """Times of a layout, with what the event loop adds."""
@@ -261,35 +275,42 @@ def _break_even(times: Times, alone_s: np.ndarray, sp_degree: int, links_ms: Seq
     if not times.fleet.across(sp_degree).remote:
         return None
 
-    @functools.cache
-    def ratios(link_s: float) -> tuple[float, float, float]:
-        _, dsi_s = times.best_dsi(sp_degree, link_s)
-        return float(alone_s.mean() / dsi_s.mean()), *ratio_interval(alone_s, dsi_s)
+    known: dict[float, tuple[float, float, float]] = {}  # link -> ratio of times, and its interval
+
+    def ratios(links_s: Sequence[float]) -> list[tuple[float, float, float]]:
+        new = [link_s for link_s in links_s if link_s not in known]
+        for link_s, (_, dsi_s) in zip(
+            new, times.best_dsi([(sp_degree, one) for one in new]) if new else [], strict=True
+        ):
+            known[link_s] = float(alone_s.mean() / dsi_s.mean()), *ratio_interval(alone_s, dsi_s)
+        return [known[link_s] for link_s in links_s]
 
     links_s = [ms / 1e3 for ms in links_ms]
-    ends = [longest_link(lambda link, i=i: ratios(link)[i] > 1, links_s) for i in range(3)]
+    ends = [longest_link(lambda links, i=i: [one[i] > 1 for one in ratios(links)], links_s) for i in range(3)]
     middle, low, high = (None if end is None else 1e3 * end for end in ends)
     return BreakEven(sp_degree, middle, (low, high), ends[0] == links_s[-1])
 
 
-def longest_link(ahead: Callable[[float], bool], links_s: Sequence[float]) -> float | None:
-    """The longest link at which something is still ahead, by bisection.
+def longest_link(ahead: Callable[[Sequence[float]], Sequence[bool]], links_s: Sequence[float]) -> float | None:
+    """The longest link at which something is still ahead, by cutting where it may lie into sections.
 
     Args:
-      ahead: whether it is, at a link of so many seconds; true up to some link and false beyond.
-      links_s: growing; the first and the last one bound what is sought, those between may save steps.
+      ahead: whether it is, at each of several links in seconds; true up to some link and false beyond.
+      links_s: growing; what is sought lies between the first and the last one.
 
     Returns:
       A link at which it is ahead, and is so no more when the link is `FINE` times or `FINEST_S` longer. The last one,
       where it is ahead there; None where it is not even at the first one.
     """
-    behind = next((i for i, link in enumerate(links_s) if not ahead(link)), None)
-    if behind is None:
-        return links_s[-1]
-    if behind == 0:
-        return None
-    low, high = links_s[behind - 1], links_s[behind]
-    while high - low > FINEST_S and high > FINE * low:
-        middle = (low * high) ** 0.5 if low else high / 4
-        low, high = (middle, high) if ahead(middle) else (low, middle)
-    return low
+    links = list(links_s)
+    while True:
+        behind = next((i for i, is_ahead in enumerate(ahead(links)) if not is_ahead), None)
+        if behind is None:
+            return links[-1]
+        if behind == 0:
+            return None
+        low, high = links[behind - 1], links[behind]
+        if high - low <= FINEST_S or high <= FINE * low:
+            return low
+        even = [part / SECTIONS for part in range(SECTIONS + 1)]
+        links = [low * (high / low) ** part if low else high * part for part in even]

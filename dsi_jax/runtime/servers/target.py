@@ -1,6 +1,8 @@
 """A target server: one replica of the target, which feeds windows and judges the drafts in them."""
 
 import dataclasses
+import statistics
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -110,9 +112,14 @@ class TargetServer:
         rows = self._rows(slot, start, tuple(tokens), width, probe=True)
         return transfer.read_integers(rows.verdict)[VERDICT : VERDICT + len(tokens)]
 
-    def place(self) -> None:
-        """Bring a feed to the devices and wait for it, as every forward does before it runs; for timing it."""
-        self._put(pack_feed(0, (0,), self._programs.widths[-1])).block_until_ready()
+    def hop_s(self, repeats: int = 8) -> float:
+        """Median seconds in which a feed is brought to the devices, as in every forward before it runs."""
+        times = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            self._put(pack_feed(0, (0,), self._programs.widths[-1])).block_until_ready()
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times)
 
     # ------------------------------------------------------------------------------------------------------- the jobs
 

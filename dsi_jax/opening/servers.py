@@ -10,21 +10,24 @@ from jax.sharding import Mesh
 from dsi_jax.base import DRAFTER, SPARE_DRAFTER, target
 from dsi_jax.config import Config
 from dsi_jax.drafters import Context, Drafter, find_kind
-from dsi_jax.engine.pair import Pair, Side, mesh_of
+from dsi_jax.opening.pair import Pair, Side, mesh_of
 from dsi_jax.placement.mesh import carve
 from dsi_jax.programs.model import Model, param_shardings
+from dsi_jax.runtime.backends import Servers
 from dsi_jax.runtime.capacity import Holding, check_memory
 from dsi_jax.runtime.servers import DraftServer, TargetServer
 
 
 @dataclasses.dataclass(frozen=True)
-class Servers:
-    """Everything that takes jobs, by name."""
+class Experiment:
+    """What a backend is opened from: a `runtime.backends.Opening`."""
 
-    servers: Mapping[str, Any]
-    devices: Mapping[str, tuple[str, ...]]  # names of the devices of each; "host": none
-    drafter: Drafter
-    together: tuple[str, ...] = ()  # servers that share devices
+    config: Config
+    pair: Pair
+    devices: Sequence[jax.Device] | None = None  # of this process; None: all
+
+    def here(self) -> Servers:
+        return make_servers(self.config, self.pair, self.devices)
 
 
 def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | None = None) -> Servers:
