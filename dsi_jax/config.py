@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from dsi_jax.base import DRAFTER, Sampling, Verification, target
 from dsi_jax.checkpoints.open import ModelSource
+from dsi_jax.cluster import ClusterConfig
 from dsi_jax.drafters import find_kind
 from dsi_jax.faults import read_faults
 from dsi_jax.placement.mesh import MeshConfig
@@ -50,6 +51,7 @@ class Config:
     mode: Literal["exact", "fast"] = "exact"  # fast: windows of one token run in a width-1 program
     algorithm: str = "dsi"  # a policy's name, or a file that defines one; what is run where no other is asked for
     backend: str = "device"  # a name of `runtime.backends.BACKENDS`
+    cluster: ClusterConfig = ClusterConfig()  # of backend ray
     concurrency: int = 1  # prompts that can be under way at once: caches of every server
     lookahead: int | Literal["auto"] = "auto"  # drafts that one forward verifies
     sampling: Sampling = Sampling()

@@ -28,6 +28,7 @@ HOST = (  # rooms without jax, from the ground up
         Room("profiles", "what forwards cost"),
         Room("wire", "jobs as JSON"),
         Room("faults", "made on purpose"),
+        Room("cluster", "of Ray"),
         Room("prompts", "prompt files"),
     ),
     (Room("control", "sequence, drafts, pool, controller, loop"),),
