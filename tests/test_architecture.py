@@ -78,6 +78,7 @@ MAY_IMPORT["aot"] = {
 MAY_IMPORT["layouts"] = MAY_IMPORT["aot"] | MAY_IMPORT["array_programs"] | {"array_programs"}
 MAY_IMPORT["measuring"] = MAY_IMPORT["aot"] | MAY_IMPORT["engine"] | {"engine"}
 MAY_IMPORT["sweeps"] = MAY_IMPORT["layouts"] | MAY_IMPORT["measuring"] | {"layouts"}
+MAY_IMPORT["certificates"] = MAY_IMPORT["engine"] | {"engine"}
 MAY_IMPORT[""] = set()  # dsi_jax/__init__.py names its members and imports them when they are first used
 MAY_IMPORT["paper"] = set(MAY_IMPORT) - {""}  # the reproduction may use everything
 

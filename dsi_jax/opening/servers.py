@@ -7,9 +7,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from dsi_jax.base import DRAFTER, DRAFTERS, target
+from dsi_jax.base import DRAFTER, DRAFTERS, SPARE_DRAFTER, target
 from dsi_jax.config import Config
-from dsi_jax.drafters import Context, Drafter
+from dsi_jax.drafters import Context, Drafter, find_kind
 from dsi_jax.opening.pair import Pair, Side, mesh_of, open_pair
 from dsi_jax.placement.mesh import MeshConfig, carve
 from dsi_jax.programs.model import Model, param_shardings
@@ -54,6 +54,11 @@ def _check_travels(experiment: Experiment) -> None:
         )
     if experiment.devices is not None:
         raise ValueError("with backend=ray servers have their own devices; leave out devices=, or use backend=device")
+    if config.drafter.fallback != "none":
+        raise ValueError(
+            f"with backend=ray there is no second drafter yet, and drafter.fallback={config.drafter.fallback} asks for "
+            "one; leave it out (the run goes on without drafts), or use backend=device"
+        )
     if config.mesh.drafter_shares:
         raise ValueError(
             "with backend=ray no two servers can have the same devices; set mesh.drafter_shares=False, or "
@@ -112,6 +117,10 @@ def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | Non
         shelf = draft_server.shelf
         servers[server] = TargetServer(model, config.verification, fast=fast, slots=slots, shelf=shelf)
     names = {server: tuple(map(str, mesh.devices.flat)) for server, mesh in meshes.items()}
+    if config.drafter.fallback != "none":
+        spare = find_kind(config.drafter.fallback).build(_context(config, pair, None))
+        servers[SPARE_DRAFTER] = DraftServer(spare, pair.target.config.token_ids, slots)
+        names[SPARE_DRAFTER] = ("host",)
     together = (DRAFTER, target(0)) if config.mesh.drafter_shares and DRAFTER in meshes else ()
     return Servers(servers, {DRAFTER: ("host",), **names}, drafter, together)
 
@@ -133,5 +142,8 @@ def place_replicas(side: Side, meshes: Sequence[Mesh]) -> list[Model]:
 
 def _build_drafter(config: Config, pair: Pair, mesh: Mesh | None) -> Drafter:
     (model,) = place_replicas(pair.drafter, [mesh]) if pair.drafter else (None,)
-    context = Context(config.drafter, model, config.verification, pair.target.config.token_ids)
-    return pair.kind.build(context)
+    return pair.kind.build(_context(config, pair, model))
+
+
+def _context(config: Config, pair: Pair, model: Model | None) -> Context:
+    return Context(config.drafter, model, config.verification, pair.target.config.token_ids)

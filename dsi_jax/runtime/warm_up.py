@@ -62,7 +62,7 @@ def warm_up(
       WorkerError: a program failed; its exception is the cause.
     """
     rounds = _Rounds(backend, prompt_length)
-    targets = {name: server for name, server in servers.items() if name != DRAFTER}
+    targets = {name: server for name, server in servers.items() if name not in DRAFTERS}
     rounds.prefill(servers)
     evidence = rounds.draft() if DRAFTER in servers else ()
     rounds.verify(targets, evidence, verification)
