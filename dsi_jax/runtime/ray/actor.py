@@ -121,9 +121,9 @@ class ServerActor:
     def rehearse(self, request: Request, tokens: tuple[int, ...]) -> None:
         self._drafter.rehearse(request, tokens)
 
-    def fetched(self) -> tuple[int, int]:
-        """Distributions that were fetched so far, and their bytes."""
-        return (self._shelf.fetched, self._shelf.bytes) if self._shelf else (0, 0)
+    def fetched(self) -> tuple[int, int, float]:
+        """Distributions that were fetched so far, their bytes, and the seconds it took."""
+        return (self._shelf.fetched, self._shelf.bytes, self._shelf.seconds) if self._shelf else (0, 0, 0.0)
 
     # ----------------------------------------------------------------------------------------------------- the service
 

@@ -7,6 +7,7 @@ from process to process; the controller only ever sees their names.
 import collections
 import hmac
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,6 +62,7 @@ class RemoteShelf:
         self._number = 0
         self._rows: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self.fetched = self.bytes = 0  # distributions, and what they took
+        self.seconds = 0.0
 
     def point_to(self, address: str) -> None:
         """The drafter is at this address from now on; "-": it is gone."""
@@ -74,7 +76,9 @@ class RemoteShelf:
         """
         missing = list(dict.fromkeys(handle.key for handle in handles if handle and handle.key not in self._rows))
         if missing or self._connected != self._address:
+            begin = time.perf_counter()
             self._ask(missing)
+            self.seconds += time.perf_counter() - begin
         return [self._rows.get(handle.key) if handle else None for handle in handles]
 
     def _ask(self, keys: list[int]) -> None:

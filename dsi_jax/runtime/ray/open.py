@@ -95,7 +95,8 @@ def _join(cluster: ClusterConfig, needed: int):
     global _started_here
     with _lock:
         if ray.is_initialized() and not _started_here:  # the caller's own
-            return not cluster.address, lambda: None
+            here = ray.util.get_node_ip_address()
+            return all(node["NodeManagerAddress"] == here for node in ray.nodes() if node["Alive"]), lambda: None
         if not ray.is_initialized():
             quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
             if cluster.address:
