@@ -90,11 +90,21 @@ def test_old_round_trips_count_no_more():
     assert offset.seconds == pytest.approx(7.0, abs=1e-2)
 
 
-def test_distributions_are_fetched_once_and_missing_ones_are_none():
+@pytest.fixture
+def drafter():
+    """A shelf, its counter, and what a target has of it."""
     shelf, remote = Shelf(), RemoteShelf(TOKEN)
+    counter = Counter(shelf, "127.0.0.1", TOKEN)
+    yield shelf, counter, remote
+    remote.close()
+    counter.close()
+
+
+def test_distributions_are_fetched_once_and_missing_ones_are_none(drafter):
+    shelf, counter, remote = drafter
     rows = [np.random.default_rng(i).random(50, np.float32) for i in range(3)]
     handles = [shelf.put(DRAFTER, 1, 0, position, row) for position, row in enumerate(rows)]
-    remote.point_to(Counter(shelf, "127.0.0.1", TOKEN).address)
+    remote.point_to(counter.address)
     first, none, second = remote.fetch([handles[0], None, handles[1]])
     assert none is None and np.array_equal(first, rows[0]) and np.array_equal(second, rows[1])
     assert (remote.fetched, remote.bytes) == (2, 2 * 50 * 4)
@@ -104,18 +114,26 @@ def test_distributions_are_fetched_once_and_missing_ones_are_none():
     assert remote.fetched == 2
 
 
-def test_a_drafter_that_is_gone_is_the_one_at_fault(monkeypatch):
-    remote = RemoteShelf(TOKEN)
+def test_a_drafter_that_is_gone_is_the_one_at_fault(drafter):
+    shelf, counter, remote = drafter
+    handle = shelf.put(DRAFTER, 1, 0, 0, np.zeros(3, np.float32))
+    remote.point_to(counter.address)
+    assert remote.fetch([handle])[0] is not None
     remote.point_to("-")
     with pytest.raises(PeerError, match="the drafter is gone") as found:
-        remote.fetch([Handle(DRAFTER, 0)])
+        remote.fetch([handle])
     assert found.value.server == DRAFTER
+
+
+def test_distributions_are_given_to_nobody_else(drafter, monkeypatch):
     monkeypatch.setattr("dsi_jax.runtime.ray.evidence.PATIENCE_S", 0.1)
-    shelf, stranger = Shelf(), RemoteShelf(b"another token")
+    shelf, counter, _ = drafter
     handle = shelf.put(DRAFTER, 1, 0, 0, np.zeros(3, np.float32))
-    stranger.point_to(Counter(shelf, "127.0.0.1", TOKEN).address)
+    stranger = RemoteShelf(b"another token")
+    stranger.point_to(counter.address)
     with pytest.raises(PeerError, match="did not give"):
         stranger.fetch([handle])
+    stranger.close()
 
 
 def test_impossible_clusters_are_refused():

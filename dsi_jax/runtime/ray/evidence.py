@@ -38,10 +38,19 @@ class Counter:
         self._socket.linger = 0
         port = self._socket.bind_to_random_port(f"tcp://{host}")
         self.address = f"tcp://{host}:{port}"
-        threading.Thread(target=self._serve, name="dsi-evidence", daemon=True).start()
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="dsi-evidence", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed = True
+        self._thread.join()
+        self._socket.close(0)
 
     def _serve(self) -> None:
-        while True:
+        while not self._closed:
+            if not self._socket.poll(10 * LOOK_MS):
+                continue
             asker, token, number, *keys = self._socket.recv_multipart()
             if hmac.compare_digest(token, self._token):
                 self._socket.send_multipart([asker, number, *map(self._row, keys)], copy=False)
@@ -67,6 +76,10 @@ class RemoteShelf:
     def point_to(self, address: str) -> None:
         """The drafter is at this address from now on; "-": it is gone."""
         self._address = address
+
+    def close(self) -> None:
+        self.point_to("-")
+        self._connect("-")
 
     def fetch(self, handles: Sequence[Handle | None]) -> list[Any | None]:
         """Look arrays up, float32[V] each; None where there is no handle, or the drafter has dropped it.
