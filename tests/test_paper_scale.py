@@ -32,7 +32,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 CARD = runpy.run_path(str(CONFIGS / "scale.py"))["get_config"]()
 CHIPS = runpy.run_path(str(CONFIGS / "chips.py"))["get_config"]()
 SMALL = dataclasses.replace(
-    CARD, sp_degrees=(1, 4, 16), links_ms=(0.0, 0.5, 50.0), break_even_sp=(4, 16), new_tokens=40, runs=8
+    CARD, sp_degrees=(1, 4, 8), links_ms=(0.0, 0.5, 50.0), break_even_sp=(4, 8), new_tokens=40, runs=8
 )
 FLEETS = every_fleet(SMALL, CHIPS.find(SMALL.predicted.chip))
 STARCODER = {one.hosts_of: one for one in FLEETS if one.name == "Starcoder-15B + 168M"}
@@ -58,7 +58,7 @@ def test_fleets_are_every_pair_on_every_kind_of_hosts():
 def test_without_links_it_is_the_simulation_without_links():
     """To the tick, at the lookahead that was chosen; the event loop adds nothing, for catch-ups are short."""
     times = Times(STARCODER["1 chip"], OUTCOMES)
-    for sp_degree in (1, 2, 4):
+    for sp_degree in (1, 4):
         ((lookahead, seconds),) = times.best_dsi([(sp_degree, 0.0)])
         setting = Setting(20.6, 6.8, 0.93, sp_degree, SMALL.new_tokens)
         blocks = DSI.auto(setting.forecast, sp_degree, 31) if lookahead == "auto" else Blocks(0, lookahead)
@@ -71,7 +71,7 @@ def test_across_links_it_is_the_event_loop(hosts_of):
     """The mean over all outcomes against the mean of the loop on all of them, of which the protocol plays three."""
     fleet = STARCODER[hosts_of]
     times = Times(fleet, OUTCOMES)
-    for sp_degree, link_s in ((4, 5e-4), (16, 5e-3), (16, 5e-2)):
+    for sp_degree, link_s in ((4, 5e-4), (8, 5e-3), (8, 5e-2)):
         ((lookahead, seconds),) = times.best_dsi([(sp_degree, link_s)])
         layout = fleet.across(sp_degree)
         case = Case(layout, lookahead, fleet.costs(layout, link_s))
@@ -121,7 +121,7 @@ def test_a_break_even_lies_where_the_sign_changes(found):
         near, far = (one.alone_ms / 1e3 / float(seconds.mean()) for _, seconds in best)
         assert near > 1 > far - 0.01  # what the event loop adds on a few outcomes is not quite even
     assert one.break_evens[0].link_ms <= one.break_evens[1].link_ms
-    assert [each.sp_degree for each in found[1].break_evens] == [16]  # four servers all stand at home
+    assert [each.sp_degree for each in found[1].break_evens] == [8]  # four servers all stand at home
 
 
 @pytest.mark.parametrize("end", [0.0, 3e-6, 1.2e-3, 0.049])
