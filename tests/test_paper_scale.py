@@ -24,7 +24,7 @@ from dsi_jax.paper.protocols.scale import (
     longest_link,
     scaled,
 )
-from dsi_jax.paper.scale import as_json, break_even_in_words, in_time, largest_links, markdown, ratios
+from dsi_jax.paper.scale import as_json, break_even_in_words, in_time, largest_links, markdown, ratios, si_drafts_ms
 from dsi_jax.policies import DSI, SI
 from dsi_jax.simulation.setting import Setting, virtual_ms
 
@@ -125,6 +125,14 @@ def test_a_break_even_lies_where_the_sign_changes(found):
 
 
 @pytest.mark.parametrize("end", [0.0, 3e-6, 1.2e-3, 0.049])
+def test_the_break_even_goes_with_what_si_drafts(found):
+    """A round trip of the largest link is well below, and not far below, what SI drafts between two forwards."""
+    one = found[0]
+    assert si_drafts_ms(one) == pytest.approx(6 * 6.8)
+    for each in one.break_evens:
+        assert 0.5 < 2 * each.link_ms / si_drafts_ms(one) < 1.1
+
+
 def test_cutting_finds_the_end(end):
     got = longest_link(lambda links: [link <= end for link in links], [0.0, 5e-5, 5e-4, 5e-3, 5e-2])
     assert got <= end and (end - got <= FINEST_S or end <= FINE * got)
@@ -188,3 +196,23 @@ def test_the_picture_has_every_ratio(found):
 def test_impossible_cards(change, said):
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(CARD, **change)
+
+
+def test_docs_hold_the_tables_as_they_are_written():
+    """Whoever runs it anew pastes scale.md between two marks: today's heads, and every pair, SP degree and link."""
+    text = (CONFIGS.parent / "docs" / "scale.md").read_text(encoding="utf-8")
+    inside = text.partition("<!-- begin scale.md")[2].partition("<!-- end scale.md -->")[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in inside.splitlines() if line.startswith("|")]
+    ends, head = [], None
+    for line in lines:
+        head = line if line[0] == "pair" else head
+        ends.append((head[2], line))
+    largest = [line for name, line in ends if name == "t / c, a"]
+    every = [line for name, line in ends if name == "SP"]
+    fleets = [(one.name, one.hosts_of) for one in every_fleet(CARD, CHIPS.find(CARD.predicted.chip))]
+    assert largest[0][6:] == [f"SP = {sp_degree}" for sp_degree in CARD.break_even_sp]
+    assert [tuple(line[:2]) for line in largest[2:]] == fleets
+    assert every[0][3:-1] == [in_time(link) for link in CARD.links_ms]
+    assert [tuple(line[:3]) for line in every[2:]] == [(*one, str(sp)) for one in fleets for sp in CARD.sp_degrees]
+    for line in every[2:]:  # the best ratio without a link stands in the first table too
+        assert float(line[3]) >= float(line[7]) and 0 <= float(line[8]) < 0.05
