@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from dsi_jax.base import Sampling, Verification
+from dsi_jax.base import DRAFTER, Sampling, Verification, target
 from dsi_jax.checkpoints.open import ModelSource
+from dsi_jax.cluster import ClusterConfig
 from dsi_jax.drafters import find_kind
+from dsi_jax.faults import read_faults
 from dsi_jax.placement.mesh import MeshConfig
 
 
@@ -29,9 +31,11 @@ class DrafterConfig:
     longest: int = 4  # n-gram: how many tokens are looked up at most
     shortest: int = 2  # n-gram: and at least
     acceptance: float = 0.9  # synthetic: the rate at which it is right
+    fallback: Literal["none", "ngram"] = "none"  # what drafts once this one is lost; ngram: a lookup on the host
 
     def __post_init__(self) -> None:
         find_kind(self.kind)
+        _check_choice("drafter.fallback", self.fallback, ("none", "ngram"))
         if not 0 <= self.acceptance <= 1:
             raise ValueError(f"acceptance={self.acceptance} must lie in [0, 1]")
 
@@ -47,12 +51,16 @@ class Config:
     mode: Literal["exact", "fast"] = "exact"  # fast: windows of one token run in a width-1 program
     algorithm: str = "dsi"  # a policy's name, or a file that defines one; what is run where no other is asked for
     backend: str = "device"  # a name of `runtime.backends.BACKENDS`
+    cluster: ClusterConfig = ClusterConfig()  # of backend ray
     concurrency: int = 1  # prompts that can be under way at once: caches of every server
     lookahead: int | Literal["auto"] = "auto"  # drafts that one forward verifies
     sampling: Sampling = Sampling()
     max_new_tokens: int = 64  # tokens of the answer at most
     stop: tuple[str, ...] = ()  # texts that end the answer; they are not part of it
     eos_ids: tuple[int, ...] | None = None  # tokens that end a text; None: those of the tokenizer, (): none
+    timeout_s: float | None = None  # of a request; then it ends with the tokens that it has
+    deadline_s: float | None = None  # of one forward or draft, beyond which a server counts as hung; None: by latencies
+    inject: tuple[str, ...] = ()  # faults made on purpose, such as "target_2:crash@40" (`faults.py`)
     chat: bool = False  # wrap prompts in the target's chat template
     prompts: tuple[str, ...] = ("def main():\n",)  # what is continued where no flag gives a prompt
 
@@ -69,6 +77,21 @@ class Config:
             )
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+        for name in ("timeout_s", "deadline_s"):
+            seconds = getattr(self, name)
+            if seconds is not None and not 0 < seconds < float("inf"):
+                raise ValueError(f"{name}={seconds} must be a positive number of seconds, or none")
+        if self.drafter.fallback != "none" and self.verification == Verification.REJECTION:
+            raise ValueError(
+                f"drafter.fallback={self.drafter.fallback} drafts without distributions, and verification=rejection "
+                "needs them of all drafts or of none; choose verification=coupled, or drafter.fallback=none"
+            )
+        read_faults(",".join(self.inject), self.servers)
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Names of the servers that faults can befall."""
+        return DRAFTER, *(target(index) for index in range(self.mesh.sp_degree))
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), kind: type = object) -> Any:

@@ -16,7 +16,7 @@ from types import ModuleType
 from absl import flags
 
 FOLDER = Path(__file__).parent
-FIRST = ("generate", "simulate", "reproduce", "demo", "describe", "convert", "check_lossless", "benchmark")
+FIRST = ("generate", "simulate", "reproduce", "demo", "describe", "convert", "certify", "benchmark")
 DEVELOPMENT = ("make_golden", "make_golden_gguf", "write_docs")  # for who works on this repository
 
 

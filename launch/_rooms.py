@@ -28,6 +28,7 @@ HOST = (  # rooms without jax, from the ground up
         Room("profiles", "what forwards cost"),
         Room("wire", "jobs as JSON"),
         Room("faults", "made on purpose"),
+        Room("cluster", "of Ray"),
         Room("prompts", "prompt files"),
     ),
     (Room("control", "sequence, drafts, pool, controller, loop"),),
@@ -51,7 +52,7 @@ DEVICE = (  # rooms with jax, from the ground up
 TOP = (  # over both
     Room("engine", "generate, serve, stream"),
     Room("layouts, aot, measuring", "which split of the chips: predicted, compiled for, measured"),
-    Room("sweeps", "grids of experiments"),
+    Room("sweeps, certificates", "grids of experiments; proofs that tokens are right"),
     Room("paper", "the reproduction of the paper's results"),
     Room("launch, configs, colab", "scripts, experiment cards, the notebook"),
 )

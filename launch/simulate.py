@@ -5,24 +5,30 @@
   python launch/simulate.py --measured=out/latency.json,out/acceptance.json --out=out/mine
   python launch/simulate.py --target_ms=20.6 --drafter_ms=6.8 --acceptance=0.93 --algorithm=my_policy.py
   python launch/simulate.py --target_ms=20.6 --drafter_ms=6.8 --acceptance=0.93 --remote_targets=4 --link_us=500
+  python launch/simulate.py --target_ms=20.6 --drafter_ms=6.8 --acceptance=0.93 --inject=target_0:hang@9
 
 With --remote_targets the last of the target servers stand on other hosts than controller and drafter: a job to one of
-them takes --link_us, and its answer as long again. All algorithms meet the same random outcomes. `--out` receives
+them takes --link_us, and its answer as long again. With --inject servers fail: it is told how much later the text is
+complete, and the timelines show that run. All algorithms meet the same random outcomes. `--out` receives
 simulate.json, which holds the flags too, and, of the first run, timeline.html, timeline.png and trace.json.
 """
 
 import dataclasses
+import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import _cli
+import _injected
 import _show
 import numpy as np
 from absl import flags
 
 from dsi_jax.array_programs import compare
 from dsi_jax.array_programs.words import in_words
-from dsi_jax.base import Policy, Trace
+from dsi_jax.base import DRAFTER, Policy, Trace, target
+from dsi_jax.faults import Fault, read_faults
 from dsi_jax.files import write_json
 from dsi_jax.paper.closed_forms import servers_needed
 from dsi_jax.paper.measurement import measured_setting, read_trace
@@ -45,6 +51,7 @@ _LINK_US = flags.DEFINE_float("link_us", 0.0, "Microseconds of a message to anot
 _TOKENS = flags.DEFINE_integer("new_tokens", 50, "Tokens to generate.")
 _REPEATS = flags.DEFINE_integer("repeats", 1000, "Runs to average over; at most 20 by the event loop.")
 _JITTER = flags.DEFINE_float("jitter", 0.0, "Latencies vary by this fraction, up and down (by the event loop).")
+_INJECT = flags.DEFINE_list("inject", [], "Faults: SERVER:KIND@TOKEN[..RETURN]; crash, hang, nan, slow or slowx10.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the outcomes.")
 _OUT = flags.DEFINE_string("out", None, "Directory for simulate.json and the timelines.")
 
@@ -54,14 +61,18 @@ def main() -> None:
     asked = _show.read_policies(_ALGORITHM.value) if _ALGORITHM.value else []
     policies = [*POLICIES.values(), *(policy for policy in asked if policy.name not in POLICIES)]
     setting, wrong = read_setting()
+    faults = read_faults(_INJECT.value, (DRAFTER, *map(target, range(setting.sp_degree))))
     out = _show.check_out(_OUT.value) if _OUT.value else None
     warn_of_queues(setting, lookahead)
     found = compare.compare(setting, wrong, lookahead, compare.searched_lookaheads(setting), _JITTER.value)
     further = [policy for policy in policies if policy not in compare.COMPARED]
     others = [compare.run_events(setting, policy, wrong, lookahead, _JITTER.value) for policy in further]
     print(in_words(setting, found, others, lookahead, _JITTER.value))
+    runs = {policy: first_runs(setting, policy, lookahead, wrong, faults) for policy in policies}
+    if _INJECT.value:
+        print(_injected.in_words(runs, faults))
     if out:
-        save(out, found, others, [first_run(setting, policy, lookahead, wrong[0]) for policy in policies])
+        save(out, found, others, [after[0] for _, after in runs.values()])
 
 
 def read_lookahead() -> int | None:
@@ -114,8 +125,15 @@ def warn_of_queues(setting: Setting, lookahead: int | None) -> None:
         )
 
 
-def first_run(setting: Setting, policy: Policy, lookahead: int | None, wrong: np.ndarray) -> Trace:
-    return virtual_run(setting, policy, compare.blocks_of(setting, policy, lookahead), wrong, jitter=_JITTER.value)
+def first_runs(
+    setting: Setting, policy: Policy, lookahead: int | None, wrong: np.ndarray, faults: Sequence[Fault]
+) -> tuple[list[Trace], list[Trace]]:
+    """The first runs by the event loop: without the faults, and with them; one where there are none."""
+    blocks = compare.blocks_of(setting, policy, lookahead)
+    rows = list(enumerate(wrong[: compare.MOST_EVENT_RUNS if faults else 1]))
+    run = functools.partial(virtual_run, setting, policy, blocks, jitter=_JITTER.value)
+    before = [run(row, seed=number) for number, row in rows]
+    return before, [run(row, seed=number, faults=faults) for number, row in rows] if faults else before
 
 
 def save(out: Path, found: compare.Comparison, others: list[compare.EventRuns], traces: list[Trace]) -> None:

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "files": set(),
     "wire": {"base"},
     "faults": {"base"},
+    "cluster": set(),
     "embedded": set(),
     "models": {"base"},
     "placement": {"base"},
@@ -32,6 +33,8 @@ MAY_IMPORT = {
     "programs": {"base", "models", "decoding", "placement"},
     "drafters": {"base", "models", "decoding", "placement", "programs"},
     "runtime": {
+        "wire",
+        "cluster",
         "base",
         "faults",
         "models",
@@ -45,7 +48,7 @@ MAY_IMPORT = {
     "checkpoints": {"base", "models", "embedded", "files"},
     "training": {"base", "models", "checkpoints", "embedded"},
     "array_programs": {"base", "control", "planning", "policies", "simulation"},
-    "config": {"base", "faults", "checkpoints", "placement", "drafters"},
+    "config": {"base", "faults", "cluster", "checkpoints", "placement", "drafters"},
     "opening": {
         "base",
         "models",
@@ -75,10 +78,11 @@ MAY_IMPORT["aot"] = {
 MAY_IMPORT["layouts"] = MAY_IMPORT["aot"] | MAY_IMPORT["array_programs"] | {"array_programs"}
 MAY_IMPORT["measuring"] = MAY_IMPORT["aot"] | MAY_IMPORT["engine"] | {"engine"}
 MAY_IMPORT["sweeps"] = MAY_IMPORT["layouts"] | MAY_IMPORT["measuring"] | {"layouts"}
+MAY_IMPORT["certificates"] = MAY_IMPORT["engine"] | {"engine"}
 MAY_IMPORT[""] = set()  # dsi_jax/__init__.py names its members and imports them when they are first used
 MAY_IMPORT["paper"] = set(MAY_IMPORT) - {""}  # the reproduction may use everything
 
-HOST_ONLY = {"base", "files", "wire", "faults", "policies", "planning", "control", "simulation"}
+HOST_ONLY = {"base", "files", "wire", "faults", "cluster", "policies", "planning", "control", "simulation"}
 HOST_ONLY |= {"telemetry", "prompts", "profiles"}
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}
 LEAVES = {"launch", "configs", "tests", "colab"}

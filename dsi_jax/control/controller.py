@@ -133,6 +133,7 @@ class Controller:
 
     def look(self, now: float) -> list[Action]:
         """Give up a server that should have answered by now."""
+        self._timing.at(now)
         late = self._watch.overdue(now)
         if late is None:
             return []
@@ -141,8 +142,10 @@ class Controller:
         self._crew.given_up.add(server)
         return actions
 
-    def end(self, request: int) -> Cancel:
+    def end(self, request: int, now: float | None = None) -> Cancel:
         """End a request: what it has under way is void, and its servers are free for others."""
+        if now is not None:
+            self._timing.at(now)
         del self._views[request]
         self._timing.restarted(request)
         self._slots.append(self._slot.pop(request))

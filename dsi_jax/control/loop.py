@@ -204,7 +204,7 @@ class _Desk:
                 record.incident(incident, now)
 
     def _end(self, request: int, error: RequestError | None = None) -> None:
-        self._backend.submit(self._controller.end(request))
+        self._backend.submit(self._controller.end(request, self._backend.now()))
         self._finish(request, error)
 
     def _finish(self, request: int, error: RequestError | None = None) -> None:

@@ -17,7 +17,7 @@ def replay_runs(
     hop_s: float,
     may_be_silent: bool,
 ) -> dict[int, Steps]:
-    """Replay runs that were made under one plan; nothing if one of them failed.
+    """Replay runs that were made under one plan; nothing if one of them failed, or lost a server.
 
     Args:
       traces: of all requests.
@@ -31,7 +31,7 @@ def replay_runs(
     Returns:
       Request id -> its steps.
     """
-    if any(trace.error for trace in traces):
+    if any(trace.error or trace.incidents for trace in traces):
         return {}
     alone = {} if floors else {"prefill_as_it_was": True, "hop_s": hop_s}
     found = steps(traces, requests, plan, floors or measured, may_be_silent=may_be_silent, **alone)

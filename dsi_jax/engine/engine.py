@@ -10,18 +10,20 @@ from typing import Any
 
 import jax
 
-from dsi_jax.base import ONE_HOST, Forecast, Plan, Policy, Request, Sampling, Trace
+from dsi_jax.base import ONE_HOST, Deadlines, Forecast, Plan, Policy, Request, Sampling, StoppedError, Trace
 from dsi_jax.checkpoints.tokenizer import TextTokenizer
 from dsi_jax.config import Config
 from dsi_jax.control import loop
 from dsi_jax.control.record import Task
+from dsi_jax.control.stop import Stop
 from dsi_jax.drafters import Drafter
 from dsi_jax.engine.acceptance import SeenAcceptance
 from dsi_jax.engine.budgets import budget_of, ideal_s, replay_runs
-from dsi_jax.engine.plans import make_plan
+from dsi_jax.engine.plans import deadlines_of, make_plan
 from dsi_jax.engine.requests import Asked, Border, NoText, Prompt, StopStrings, as_prompts, is_integer
 from dsi_jax.engine.result import Result
 from dsi_jax.engine.stream import OnText, stream
+from dsi_jax.faults import Fault, read_faults
 from dsi_jax.opening.pair import Own, open_pair
 from dsi_jax.opening.servers import Experiment
 from dsi_jax.policies import NON_SI, find_policy
@@ -42,6 +44,7 @@ class _Job:
     index: int
     asked: Asked
     words: StopStrings | NoText
+    timeout_s: float
 
     @property
     def request(self) -> Request:
@@ -93,9 +96,11 @@ class Engine:
         self._finalizer = weakref.finalize(self, self._backend.close)
         self._lock, self._turn = threading.Lock(), weakref.ref(_Turn())
         self._ids = itertools.count()
+        self._halt: Stop | None = None  # of the call that runs
         self._seen = SeenAcceptance()
         self._continuations: dict[Request, tuple[int, ...]] = {}
         self.measured, self.exactness, self._hop_s = self._warm_up(opened.servers)
+        self._backend.deadlines = self._deadlines(None)
 
     # ------------------------------------------------------------------------------------------------- generating
 
@@ -117,7 +122,9 @@ class Engine:
 
         Raises:
           ValueError: an impossible request, with the value and the remedy.
-          WorkerError: a server failed; its exception is the cause, `results` holds what there is of every prompt.
+          RequestError: a prompt ended before its time; `results` holds what there is of every prompt. It is a
+            WorkerError where no server was left that could go on (the exception of the last one is the cause), a
+            RequestTimeoutError after `timeout_s`, and a StoppedError where the call was interrupted.
         """
         served = self._serve(prompts, algorithm, on_text, with_replays=True, **options)
         results = sorted(served, key=lambda result: result.index)
@@ -125,6 +132,10 @@ class Engine:
             if result.error:
                 result.error.results = results
                 raise result.error
+        if len(results) < len(as_prompts(prompts)):  # interrupted before the next one began
+            error = StoppedError("it was stopped before all prompts were continued")
+            error.results = results
+            raise error
         return results
 
     def serve(
@@ -139,6 +150,9 @@ class Engine:
           latencies: pace every forward at these; None: as fast as the devices go. With several prompts under way the
             ideal of one needs the outcomes of all, so `serve` leaves it out then, and `generate` has it.
           acceptance: the rate that planning reckons with; None: that of all runs with this sampling so far.
+          timeout_s: seconds that a prompt may take, after which it ends with what it has; default the config's.
+          inject: faults made on purpose, such as "target_2:crash@40" (`faults.py`); default the config's.
+          halt: ends the call when it is requested, as `interrupt` does.
 
         Raises:
           ValueError: an impossible request, before anything is run.
@@ -157,7 +171,8 @@ class Engine:
         if "on_text" in options:
             raise ValueError("stream yields the text, so it takes no on_text; use generate")
         self._border.ask(prompt, max_new_tokens=options.get("max_new_tokens"))
-        return stream(lambda on_text: self.generate([prompt], on_text=on_text, **options))
+        halt = options.setdefault("halt", Stop())
+        return stream(lambda on_text: self.generate([prompt], on_text=on_text, **options), halt.request)
 
     def check(self, prompt: Prompt, max_new_tokens: int | None = None) -> None:
         """Refuse a prompt that cannot be run, before anything is.
@@ -167,6 +182,14 @@ class Engine:
         """
         self._check_open()
         self._border.ask(prompt, max_new_tokens=max_new_tokens)
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The ids that the target reads of a prompt, the chat template's among them.
+
+        Raises:
+          ValueError: as in `check`.
+        """
+        return self._border.ask(prompt, max_new_tokens=1).request.prompt
 
     def plan(
         self,
@@ -184,7 +207,20 @@ class Engine:
         lookahead = self._border.lookahead(lookahead)
         drafts, links = self._drafter.burst, latencies.links if latencies else ONE_HOST
         policy = self._check_turns(find_policy(algorithm))
-        return make_plan(self.config, self.model_config, policy, lookahead, forecast, drafts, concurrency, links)
+        deadlines = self._deadlines(latencies)
+        return make_plan(
+            self.config, self.model_config, policy, lookahead, forecast, drafts, concurrency, links, deadlines
+        )
+
+    def interrupt(self) -> bool:
+        """End the call that runs, within a forward; returns whether there is one.
+
+        It raises a StoppedError that has its results so far. Any thread may ask for it, and the handler of a signal.
+        """
+        if self._turn() is None or self._halt is None:
+            return False
+        self._halt.request()
+        return True
 
     def close(self) -> None:
         """Stop the servers; a run that is under way ends with an error."""
@@ -213,6 +249,9 @@ class Engine:
         eos_ids: Sequence[int] | None = None,
         latencies: Latencies | None = None,
         acceptance: float | None = None,
+        timeout_s: float | None = None,
+        inject: str | Sequence[str] | None = None,
+        halt: Stop | None = None,
     ) -> Iterator[Result]:
         self._check_open()
         concurrency = self._check_concurrency(concurrency, on_text)
@@ -220,6 +259,9 @@ class Engine:
             raise ValueError(f"latencies={latencies!r} must be Latencies(target_s, drafter_s)")
         policy = self._check_turns(find_policy(self.config.algorithm if algorithm is None else algorithm))
         lookahead = self._border.lookahead(lookahead)
+        faults = read_faults(self.config.inject if inject is None else inject, self.config.servers)
+        timeout_s = self._border.timeout(timeout_s)
+        halt = halt or Stop()
         jobs = [  # all prompts are checked before the first one is run
             _Job(
                 index,
@@ -232,6 +274,7 @@ class Engine:
                     id=next(self._ids),
                 ),
                 self._border.follow(stop),
+                timeout_s,
             )
             for index, prompt in enumerate(as_prompts(prompts))
         ]
@@ -240,22 +283,21 @@ class Engine:
             plan = self.plan(
                 policy, lookahead, latencies, sampling=sampling, acceptance=acceptance, concurrency=concurrency
             )
-            return self._run(
-                plan, jobs, latencies, on_text, with_replays or (latencies is not None and concurrency == 1)
-            )
+            replayed = (with_replays or (latencies is not None and concurrency == 1)) and not faults
+            return self._run(plan, jobs, latencies, on_text, replayed, faults, halt)
 
         # one at a time, every prompt has a plan of its own, which knows the acceptance of those before it
         batches = [jobs] if concurrency > 1 else [[job] for job in jobs]
-        return self._exclusively(result for jobs in batches for result in batch(jobs))
+        return self._exclusively((result for jobs in batches if not halt.requested for result in batch(jobs)), halt)
 
-    def _exclusively(self, results: Iterator[Result]) -> Iterator[Result]:
+    def _exclusively(self, results: Iterator[Result], halt: Stop) -> Iterator[Result]:
         """Let one call run at a time. A turn is over when nothing holds it: no interrupt can prevent that."""
         turn = _Turn()
         try:
             with self._lock:
                 if self._turn() is not None:
                     raise RuntimeError("the engine is busy with another request; wait for it, or make a second engine")
-                self._turn = weakref.ref(turn)
+                self._turn, self._halt = weakref.ref(turn), halt
             yield from results
         except RuntimeError:
             self._check_open()  # a backend that was closed says so in words of its own
@@ -270,8 +312,11 @@ class Engine:
         latencies: Latencies | None,
         on_text: OnText | None,
         with_replays: bool,
+        faults: Sequence[Fault],
+        halt: Stop,
     ) -> Iterator[Result]:
         """Run prompts under one plan; yields the results as they are complete, or with their replays at the end."""
+        self._backend.inject(())  # as an earlier call may have left them
         self._backend.drain()  # an interrupt may have left answers of the last call behind
         if plan.policy.drafts and self._drafter.rehearse:
             self._rehearse(jobs)
@@ -279,10 +324,11 @@ class Engine:
         if latencies:
             backend = PacedBackend(self._backend, latencies.duration, latencies.links)
             backend.prepare([job.request for job in jobs[: plan.concurrency]], plan.servers)
+        backend.inject(faults)
         compiled = self._compilations()
         by_id = {job.request.id: job for job in jobs}
-        tasks = [Task(job.request, job.words, self._on_commit(job, on_text)) for job in jobs]
-        traces = loop.serve(plan, tasks, backend)
+        tasks = [Task(job.request, job.words, self._on_commit(job, on_text), job.timeout_s) for job in jobs]
+        traces = loop.serve(plan, tasks, backend, stop=halt)
         replays: dict[int, Steps] = {}
         if with_replays:  # that of one needs the outcomes of all
             traces = list(traces)
@@ -367,6 +413,11 @@ class Engine:
         if not isinstance(acceptance, numbers.Real):
             raise ValueError(f"acceptance={acceptance!r} must be a number in [0, 1]")
         return Forecast(known.target_s, known.drafter_s, acceptance)
+
+    def _deadlines(self, latencies: Latencies | None) -> Deadlines:
+        paces = (latencies.target_s, latencies.drafter_s) if latencies else (0.0, 0.0)
+        target_s, drafter_s = self.measured.target_s + paces[0], self.measured.drafter_s + paces[1]
+        return deadlines_of(self.config, self.model_config, target_s, drafter_s)
 
     def _warm_up(self, servers: Mapping[str, Any]) -> WarmedUp:
         width = max(self.model_config.verify_width, self.model_config.prefill_width or 0)

@@ -1,6 +1,7 @@
 """The border: what a caller asks for is checked here, before anything runs and before any weights are read."""
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -107,6 +108,19 @@ class Border:
                 "the tokens that the cache holds"
             )
         return int(lookahead)
+
+    def timeout(self, timeout_s: float | None) -> float:
+        """Check how long a request may take; returns seconds.
+
+        Raises:
+          ValueError: not a positive number.
+        """
+        timeout_s = self._config.timeout_s if timeout_s is None else timeout_s
+        if timeout_s is None:
+            return math.inf
+        if not isinstance(timeout_s, numbers.Real) or isinstance(timeout_s, bool) or not timeout_s > 0:
+            raise ValueError(f"timeout_s={timeout_s!r} must be a positive number of seconds, or None")
+        return float(timeout_s)
 
     def _encode(self, prompt: Prompt) -> tuple[tuple[int, ...], str]:
         tokenizer = self._tokenizer

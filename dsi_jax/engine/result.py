@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dsi_jax.base import Trace, WorkerError
+from dsi_jax.base import RequestError, Trace
 from dsi_jax.telemetry.run import Run
 
 
@@ -17,6 +17,6 @@ class Result:
     index: int = 0  # which of the prompts
 
     @property
-    def error(self) -> WorkerError | None:
+    def error(self) -> RequestError | None:
         """Why it ended before its time; text and tokens are what was settled until then."""
         return self.trace.error

@@ -12,8 +12,13 @@ class _ConsumerLeftError(Exception):
     """The consumer of a stream went away."""
 
 
-def stream(generate: Callable[[OnText], Any]) -> Iterator[str]:
-    """Run `generate(on_text)` on a thread of its own; yields its pieces of text."""
+def stream(generate: Callable[[OnText], Any], halt: Callable[[], None]) -> Iterator[str]:
+    """Run `generate(on_text)` on a thread of its own; yields its pieces of text.
+
+    Args:
+      generate: calls `on_text` with each piece.
+      halt: called when the consumer leaves, to end what `generate` does between two pieces too.
+    """
     pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
     left = threading.Event()
 
@@ -40,4 +45,5 @@ def stream(generate: Callable[[OnText], Any]) -> Iterator[str]:
             yield piece
     finally:
         left.set()
+        halt()
         thread.join()

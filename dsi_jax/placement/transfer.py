@@ -31,6 +31,11 @@ def read_tokens(tokens: Sequence[Any]) -> tuple[int, ...]:
     return tuple(int(token) for token in jax.device_get(list(tokens)))
 
 
+def read_floats(array: Any) -> np.ndarray:
+    """Wait for float32[V] and bring it to the host, to be sent to another one."""
+    return np.asarray(jax.device_get(array), np.float32)
+
+
 def move_rows(rows: Sequence[jax.Array], sharding: Sharding) -> list[jax.Array]:
     """Copy the drafter's distributions (float32[V] each) to a target's submesh, device to device."""
     return jax.device_put(list(rows), sharding)

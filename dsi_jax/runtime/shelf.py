@@ -1,6 +1,7 @@
 """What a server keeps on its device for other servers to fetch: arrays behind handles."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from dsi_jax.base import Handle
@@ -30,6 +31,10 @@ class Shelf:
     def get(self, handle: Handle) -> Any | None:
         """Look an array up; None: it was dropped, so whoever asks is stale."""
         return self._arrays.get(handle.key)
+
+    def fetch(self, handles: Sequence[Handle | None]) -> list[Any | None]:
+        """Look several arrays up; None where there is no handle, or the array was dropped."""
+        return [self.get(handle) if handle else None for handle in handles]
 
     def sweep(self, request: int, epoch: int, settled: int) -> None:
         """Drop what a request has of older epochs, and at positions below `settled`."""

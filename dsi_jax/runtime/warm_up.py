@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from dsi_jax.base import (
     DRAFTER,
+    DRAFTERS,
     Draft,
     Drafted,
     Event,
@@ -22,6 +23,7 @@ from dsi_jax.base import (
     WorkerError,
     target,
 )
+from dsi_jax.runtime.backends.device import DeviceBackend
 from dsi_jax.runtime.backends.paced import Pollable
 from dsi_jax.runtime.exactness import Exactness, compare_rounding
 from dsi_jax.simulation.latencies import Latencies
@@ -60,7 +62,7 @@ def warm_up(
       WorkerError: a program failed; its exception is the cause.
     """
     rounds = _Rounds(backend, prompt_length)
-    targets = {name: server for name, server in servers.items() if name != DRAFTER}
+    targets = {name: server for name, server in servers.items() if name not in DRAFTERS}
     rounds.prefill(servers)
     evidence = rounds.draft() if DRAFTER in servers else ()
     rounds.verify(targets, evidence, verification)
@@ -75,6 +77,20 @@ def warm_up(
     return WarmedUp(latencies, exactness, servers[target(0)].hop_s())
 
 
+def warm_up_alone(name: str, server: Any, prompt_length: int, verification: Verification) -> None:
+    """Run the programs of one server; drafts come without distributions."""
+    backend = DeviceBackend({name: server})
+    try:
+        rounds = _Rounds(backend, prompt_length)
+        rounds.prefill([name])
+        if name in DRAFTERS:
+            rounds.draft(name)
+        else:
+            rounds.verify([name], (), verification)
+    finally:
+        backend.close()
+
+
 class _Rounds:
     """Jobs of one made-up request, performed in rounds of independent ones."""
 
@@ -87,11 +103,11 @@ class _Rounds:
     def prefill(self, servers: Sequence[str]) -> None:
         self._perform([Prefill(server, self._id(), self.request, self.request.prompt[:-1]) for server in servers])
 
-    def draft(self) -> tuple[Handle, ...]:
+    def draft(self, drafter: str = DRAFTER) -> tuple[Handle, ...]:
         """Draft behind three tokens, behind one, and behind a draft; returns the last one's evidence."""
         evidence = ()
         for start, tokens in ((self._last - 2, (0, 0, 0)), (self._last, (0,)), (self._last + 1, ())):
-            ((event, _),) = self._perform([self._draft(start, tokens)])
+            ((event, _),) = self._perform([self._draft(start, tokens, drafter)])
             evidence = event.evidence if isinstance(event, Drafted) else ()
         return evidence
 
@@ -111,8 +127,8 @@ class _Rounds:
         drafter_s = self._median(lambda: self._draft(self._last + 1, ())) if with_drafter else LEAST_S
         return Latencies(target_s, max(drafter_s, LEAST_S))
 
-    def _draft(self, start: int, tokens: tuple[int, ...]) -> Draft:
-        return Draft(DRAFTER, self._id(), self.request.id, 0, start, tokens, 1)
+    def _draft(self, start: int, tokens: tuple[int, ...], drafter: str = DRAFTER) -> Draft:
+        return Draft(drafter, self._id(), self.request.id, 0, start, tokens, 1)
 
     def _verify(self, server: str, tokens: tuple[int, ...], evidence: tuple[Handle, ...] = ()) -> Verify:
         return Verify(server, self._id(), self.request.id, 0, self._last, self._last, tokens, evidence)

@@ -206,7 +206,8 @@ class Worker:
     def _fail(self, task: _Task, error: BaseException, start_s: float) -> None:
         job = task.job
         request = job.request.id if isinstance(job, Prefill) else job.request
-        failed = Failed(job.server, job.job, request, type(error).__name__, str(error), error)
+        at_fault = getattr(error, "server", job.server)  # a server may blame another one
+        failed = Failed(at_fault, job.job, request, type(error).__name__, str(error), error)
         self._answer(Answer(task.run, job, failed, start_s, self._clock()))
 
     def _answer(self, answer: Answer | Flushed) -> None:

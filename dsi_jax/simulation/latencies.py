@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from dsi_jax.base import DRAFTER, ONE_HOST, Digest, Draft, Job, Links, Prefill, Verify
+from dsi_jax.base import DRAFTERS, ONE_HOST, Digest, Draft, Job, Links, Prefill, Verify
 from dsi_jax.simulation.hashing import uniform
 
 Duration = Callable[[Job], float]  # seconds that a job takes
@@ -35,7 +35,7 @@ class Latencies:
         """Seconds that a job takes; jitter depends on what is computed, not on when or after what."""
         match job:
             case Prefill():
-                return self.drafter_prefill_s if job.server == DRAFTER else self.target_prefill_s
+                return self.drafter_prefill_s if job.server in DRAFTERS else self.target_prefill_s
             case Draft():
                 return self.drafter_s * job.count * self._factor(1, job.epoch, job.start + len(job.tokens))
             case Verify():

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from dsi_jax.base import Blocks, Forecast, Links, Plan, Policy, Request, Trace
+from dsi_jax.base import Blocks, Deadlines, Forecast, Links, Plan, Policy, Request, Trace
 from dsi_jax.control import loop
+from dsi_jax.control.record import Task
+from dsi_jax.faults import Fault
 from dsi_jax.planning.lookahead import over_links
+from dsi_jax.simulation.injected import InjectedBackend
 from dsi_jax.simulation.latencies import Latencies
 from dsi_jax.simulation.links import links_of_remote
 from dsi_jax.simulation.oracles import RecordedOracle
@@ -17,6 +20,7 @@ from dsi_jax.simulation.virtual import VirtualBackend
 
 MOST_SERVERS = 4096
 SHORTEST_MS, LONGEST_MS = 1e-6, 1e9  # a tick of virtual time, and eleven days
+PATIENCE = 5  # a server that takes so many times as long as it should is given up
 UNLIMITED = 10**9  # tokens: a drafter without limits, and replicas that need not catch up
 
 
@@ -132,6 +136,7 @@ def virtual_run(
     hold: bool = True,
     jitter: float = 0.0,
     seed: int = 0,
+    faults: Sequence[Fault] = (),
 ) -> Trace:
     """Run one policy in virtual time.
 
@@ -143,6 +148,7 @@ def virtual_run(
       hold: DSI's drafter waits for verdicts that are near.
       jitter: every latency is multiplied by a factor drawn uniformly from 1 - jitter .. 1 + jitter.
       seed: of the jitter.
+      faults: what befalls which server. A server is given up after `PATIENCE` times its latency.
     """
     prompt = (0,)
     tokens = dict.fromkeys(range(len(prompt), len(prompt) + setting.new_tokens), 1)
@@ -157,11 +163,21 @@ def virtual_run(
         draft_lead=UNLIMITED,
         digest_lag=UNLIMITED,
         links=setting.links,
+        deadlines=_deadlines(setting) if faults else None,
     )
     oracle = RecordedOracle(tokens, rejected, silent=frozenset())
     latencies = setting.latencies(jitter, seed)
-    backend = VirtualBackend(oracle, latencies.duration, latencies.links)
-    return loop.run(plan, Request(prompt, setting.new_tokens), backend)
+    request = Request(prompt, setting.new_tokens)
+    if not faults:
+        return loop.run(plan, request, VirtualBackend(oracle, latencies.duration, latencies.links))
+    backend = InjectedBackend(oracle, latencies.duration, latencies.links, faults=faults, prompt=len(prompt))
+    (trace,) = loop.serve(plan, [Task(request)], backend)
+    return trace
+
+
+def _deadlines(setting: Setting) -> Deadlines:
+    slowest = [max(pair) for pair in zip(setting.prefills_ms, (setting.target_ms, setting.drafter_ms), strict=True)]
+    return Deadlines(*(PATIENCE * ms / 1e3 for ms in slowest), width=UNLIMITED)
 
 
 def virtual_ms(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsi_jax.base import DRAFTER, Commit, Span, Trace
+from dsi_jax.base import DRAFTERS, Commit, Span, Trace
 from dsi_jax.files import write_json
 
 _COLOURS = {  # names of Chrome's own palette
@@ -20,7 +20,7 @@ _LANES_PER_RUN = 1000  # thread ids are kept apart, for viewers that know thread
 
 def lanes(trace: Trace) -> list[str]:
     """List the servers in the order they are drawn in: the drafter, then the targets by number."""
-    return sorted(trace.servers, key=lambda name: (name != DRAFTER, len(name), name))
+    return sorted(trace.servers, key=lambda name: (name not in DRAFTERS, len(name), name))
 
 
 def perfetto(traces: Sequence[Trace], notes: Sequence[str] = ()) -> dict[str, Any]:

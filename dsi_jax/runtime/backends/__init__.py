@@ -11,8 +11,23 @@ from dsi_jax.runtime.backends.device import DeviceBackend
 from dsi_jax.runtime.backends.opened import Opened, Opening, Servers, in_this_process
 from dsi_jax.runtime.backends.paced import PacedBackend, Pollable
 
+
+def _open_ray(opening: Opening) -> Opened:
+    try:
+        import ray  # noqa: F401
+        import zmq  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"backend=ray needs the package {error.name}; install it by: pip install 'dsi-jax[ray]'"
+        ) from None
+    from dsi_jax.runtime.ray.open import open_ray
+
+    return open_ray(opening)
+
+
 BACKENDS: dict[str, Callable[[Opening], Opened]] = {
     "device": in_this_process(DeviceBackend),
+    "ray": _open_ray,
 }
 
 __all__ = ["BACKENDS", "DeviceBackend", "Opened", "Opening", "PacedBackend", "Pollable", "Servers", "in_this_process"]

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import jax
 
-from dsi_jax.base import Request
+from dsi_jax.base import Request, Verification
 from dsi_jax.drafters import Drafter
 from dsi_jax.programs.compilations import CompilationCounter
 from dsi_jax.runtime.backends.paced import Pollable
@@ -29,6 +29,24 @@ class Opening(Protocol):
 
     def here(self) -> Servers:
         """Make every server on devices of this process."""
+
+    def elsewhere(self) -> "Recipe":
+        """Say how to make each server in a process of its own.
+
+        Raises:
+          ValueError: something of it exists in this process alone.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How each server is made in a process of its own, which may be on another host."""
+
+    config: Any
+    devices: Mapping[str, int]  # how many each server wants; a drafter on the host counts as one
+    build: Callable[[Any, str, Any], Servers]  # config, name, shelf with the drafter's distributions -> that server
+    target: Any  # the target's `ModelConfig`
+    warm: tuple[int, Verification]  # what `warm_up_alone` takes
 
 
 @dataclasses.dataclass(frozen=True)

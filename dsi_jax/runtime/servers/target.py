@@ -253,7 +253,7 @@ class TargetServer:
         """Bring the drafter's distributions here, device to device; None where one has been dropped."""
         if self._shelf is None:
             return []
-        rows = [self._shelf.get(handle) if handle else None for handle in evidence]
+        rows = self._shelf.fetch(evidence)
         moved = iter(transfer.move_rows([row for row in rows if row is not None], self._model.replicated))
         return [None if row is None else next(moved) for row in rows]
 
