@@ -125,11 +125,11 @@ def test_a_break_even_lies_where_the_sign_changes(found):
 
 
 def test_the_break_even_goes_with_what_si_drafts(found):
-    """A round trip of the largest link is well below, and not far below, what SI drafts between two forwards."""
+    """A round trip of the largest link is not longer than what SI drafts, and not much shorter; answers are short here."""
     one = found[0]
     assert si_drafts_ms(one) == pytest.approx(6 * 6.8)
     for each in one.break_evens:
-        assert 0.5 < 2 * each.link_ms / si_drafts_ms(one) < 1.1
+        assert 0.35 < 2 * each.link_ms / si_drafts_ms(one) < 1.1
 
 
 @pytest.mark.parametrize("end", [0.0, 3e-6, 1.2e-3, 0.049])
