@@ -125,7 +125,7 @@ def test_a_break_even_lies_where_the_sign_changes(found):
 
 
 def test_the_break_even_goes_with_what_si_drafts(found):
-    """A round trip of the largest link is not longer than what SI drafts, and not much shorter; answers are short here."""
+    """Its round trip is not longer than what SI drafts, and not much shorter; answers are short here."""
     one = found[0]
     assert si_drafts_ms(one) == pytest.approx(6 * 6.8)
     for each in one.break_evens:
