@@ -5,7 +5,7 @@
 The pairs of configs/crossover.py by the roofline, a target server on a whole host of 8 chips; and the paper's pairs as
 it measured them, on hosts of one chip and of eight. Nothing needs a device. Expected: DSI is ahead of the best single
 host over links of a few hundred microseconds for all pairs, and behind it over 50 ms; docs/scale.md has the tables.
-Cost: about a quarter of an hour on 2 cores.
+Cost: about half an hour on 2 cores.
 """
 
 from pathlib import Path

@@ -2,6 +2,7 @@
 
   python launch/generate.py --config=configs/demo.py --algorithm=all --prompt='def main():' --out=out/mine
   python launch/generate.py --config=configs/demo.py --backend=paced --target_ms=20.6 --drafter_ms=6.8
+  python launch/generate.py --config=configs/demo.py --backend=ray --sp_degree=3
   python launch/generate.py --config=configs/smollm2.py --prompt='What is the capital of France?'
   python launch/generate.py --config=configs/demo.py --algorithm=my_policy.py,dsi
   python launch/generate.py --config=configs/demo.py --prompts=prompts.txt --concurrency=4 --out=out/many
@@ -51,7 +52,13 @@ _SEED = flags.DEFINE_integer("seed", None, "Seed of the sampling noise.")
 _LOOKAHEAD = flags.DEFINE_string("lookahead", None, "Draft tokens per verification, or auto.")
 _SP = flags.DEFINE_integer("sp_degree", None, "Number of target servers.")
 _VERIFICATION = flags.DEFINE_string("verification", None, "coupled (lossless to the bit) or rejection (p/q rule).")
-_BACKEND = flags.DEFINE_enum("backend", "device", ["device", "paced"], "paced: forwards take at least the set times.")
+_BACKEND = flags.DEFINE_enum(
+    "backend",
+    "device",
+    ["device", "paced", "ray"],
+    "paced: forwards take at least the set times; ray: servers are actors of a cluster.",
+)
+_ADDRESS = flags.DEFINE_string("address", None, "With --backend=ray: the cluster to join, auto or HOST:PORT.")
 _TARGET_MS = flags.DEFINE_float("target_ms", None, "Paced: milliseconds of a target forward; default 20.6.")
 _DRAFTER_MS = flags.DEFINE_float("drafter_ms", None, "Paced: milliseconds of a draft token; default 6.8.")
 _JITTER = flags.DEFINE_float("jitter", None, "Paced: latencies vary by this fraction, up and down; default 0.")
@@ -149,15 +156,19 @@ def read_latencies() -> dsi_jax.Latencies | None:
     """The floors of a paced run; None for an unpaced one, which has no use for them."""
     given = {"target_ms": _TARGET_MS.value, "drafter_ms": _DRAFTER_MS.value, "jitter": _JITTER.value}
     given = {name: value for name, value in given.items() if value is not None}
-    if _BACKEND.value == "paced":
+    if _BACKEND.value == "paced" or (given and _BACKEND.value == "ray"):
         return _cli.latencies(**{"target_ms": 20.6, "drafter_ms": 6.8, "jitter": 0.0} | given)
     if given:
-        raise ValueError(f"--{next(iter(given))} has no effect without --backend=paced; add that, or leave it out")
+        raise ValueError(
+            f"--{next(iter(given))} has no effect without --backend=paced or ray; add that, or leave it out"
+        )
     return None
 
 
 def overrides() -> list[str]:
     """Turn the flags that were given into config overrides; --set comes last and wins."""
+    if _ADDRESS.value is not None and _BACKEND.value != "ray":
+        raise ValueError(f"--address={_ADDRESS.value} has no effect without --backend=ray; add that, or leave it out")
     given = {
         "max_new_tokens": _TOKENS.value,
         "concurrency": _CONCURRENCY.value,
@@ -166,6 +177,8 @@ def overrides() -> list[str]:
         "sampling.top_p": _TOP_P.value,
         "sampling.seed": _SEED.value,
         "lookahead": _LOOKAHEAD.value,
+        "backend": "ray" if _BACKEND.value == "ray" else None,
+        "cluster.address": _ADDRESS.value,
         "mesh.sp_degree": _SP.value,
         "verification": _VERIFICATION.value,
         "drafter.kind": None if _ACCEPTANCE.value is None else "synthetic",

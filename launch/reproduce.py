@@ -5,7 +5,7 @@
   python launch/reproduce.py --artifact=timeline --out=out/paper
   python launch/reproduce.py --artifact=algorithm1 --models_ms=6,9,20 --agreements=0.6,0.8 --out=out/paper
   python launch/reproduce.py --artifact=crossover --out=out/paper             (about two minutes)
-  python launch/reproduce.py --artifact=scale --out=out/paper                 (about a quarter of an hour)
+  python launch/reproduce.py --artifact=scale --out=out/paper                 (about half an hour)
   python launch/reproduce.py --artifact=latency --config=configs/smollm2.py --prompts=prompts.txt --out=out/mine
   python launch/reproduce.py --artifact=all --out=out/paper
 

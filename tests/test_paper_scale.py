@@ -24,7 +24,7 @@ from dsi_jax.paper.protocols.scale import (
     longest_link,
     scaled,
 )
-from dsi_jax.paper.scale import as_json, break_even_in_words, in_time, largest_links, markdown, ratios
+from dsi_jax.paper.scale import as_json, break_even_in_words, in_time, largest_links, markdown, ratios, si_drafts_ms
 from dsi_jax.policies import DSI, SI
 from dsi_jax.simulation.setting import Setting, virtual_ms
 
@@ -32,7 +32,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 CARD = runpy.run_path(str(CONFIGS / "scale.py"))["get_config"]()
 CHIPS = runpy.run_path(str(CONFIGS / "chips.py"))["get_config"]()
 SMALL = dataclasses.replace(
-    CARD, sp_degrees=(1, 4, 16), links_ms=(0.0, 0.5, 50.0), break_even_sp=(4, 16), new_tokens=40, runs=8
+    CARD, sp_degrees=(1, 4, 8), links_ms=(0.0, 0.5, 50.0), break_even_sp=(4, 8), new_tokens=40, runs=8
 )
 FLEETS = every_fleet(SMALL, CHIPS.find(SMALL.predicted.chip))
 STARCODER = {one.hosts_of: one for one in FLEETS if one.name == "Starcoder-15B + 168M"}
@@ -58,7 +58,7 @@ def test_fleets_are_every_pair_on_every_kind_of_hosts():
 def test_without_links_it_is_the_simulation_without_links():
     """To the tick, at the lookahead that was chosen; the event loop adds nothing, for catch-ups are short."""
     times = Times(STARCODER["1 chip"], OUTCOMES)
-    for sp_degree in (1, 2, 4):
+    for sp_degree in (1, 4):
         ((lookahead, seconds),) = times.best_dsi([(sp_degree, 0.0)])
         setting = Setting(20.6, 6.8, 0.93, sp_degree, SMALL.new_tokens)
         blocks = DSI.auto(setting.forecast, sp_degree, 31) if lookahead == "auto" else Blocks(0, lookahead)
@@ -71,7 +71,7 @@ def test_across_links_it_is_the_event_loop(hosts_of):
     """The mean over all outcomes against the mean of the loop on all of them, of which the protocol plays three."""
     fleet = STARCODER[hosts_of]
     times = Times(fleet, OUTCOMES)
-    for sp_degree, link_s in ((4, 5e-4), (16, 5e-3), (16, 5e-2)):
+    for sp_degree, link_s in ((4, 5e-4), (8, 5e-3), (8, 5e-2)):
         ((lookahead, seconds),) = times.best_dsi([(sp_degree, link_s)])
         layout = fleet.across(sp_degree)
         case = Case(layout, lookahead, fleet.costs(layout, link_s))
@@ -121,7 +121,15 @@ def test_a_break_even_lies_where_the_sign_changes(found):
         near, far = (one.alone_ms / 1e3 / float(seconds.mean()) for _, seconds in best)
         assert near > 1 > far - 0.01  # what the event loop adds on a few outcomes is not quite even
     assert one.break_evens[0].link_ms <= one.break_evens[1].link_ms
-    assert [each.sp_degree for each in found[1].break_evens] == [16]  # four servers all stand at home
+    assert [each.sp_degree for each in found[1].break_evens] == [8]  # four servers all stand at home
+
+
+def test_the_break_even_goes_with_what_si_drafts(found):
+    """Its round trip is not longer than what SI drafts, and not much shorter; answers are short here."""
+    one = found[0]
+    assert si_drafts_ms(one) == pytest.approx(6 * 6.8)
+    for each in one.break_evens:
+        assert 0.35 < 2 * each.link_ms / si_drafts_ms(one) < 1.1
 
 
 @pytest.mark.parametrize("end", [0.0, 3e-6, 1.2e-3, 0.049])
@@ -188,3 +196,23 @@ def test_the_picture_has_every_ratio(found):
 def test_impossible_cards(change, said):
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(CARD, **change)
+
+
+def test_docs_hold_the_tables_as_they_are_written():
+    """Whoever runs it anew pastes scale.md between two marks: today's heads, and every pair, SP degree and link."""
+    text = (CONFIGS.parent / "docs" / "scale.md").read_text(encoding="utf-8")
+    inside = text.partition("<!-- begin scale.md")[2].partition("<!-- end scale.md -->")[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in inside.splitlines() if line.startswith("|")]
+    ends, head = [], None
+    for line in lines:
+        head = line if line[0] == "pair" else head
+        ends.append((head[2], line))
+    largest = [line for name, line in ends if name == "t / c, a"]
+    every = [line for name, line in ends if name == "SP"]
+    fleets = [(one.name, one.hosts_of) for one in every_fleet(CARD, CHIPS.find(CARD.predicted.chip))]
+    assert largest[0][6:] == [f"SP = {sp_degree}" for sp_degree in CARD.break_even_sp]
+    assert [tuple(line[:2]) for line in largest[2:]] == fleets
+    assert every[0][3:-1] == [in_time(link) for link in CARD.links_ms]
+    assert [tuple(line[:3]) for line in every[2:]] == [(*one, str(sp)) for one in fleets for sp in CARD.sp_degrees]
+    for line in every[2:]:  # the best ratio without a link stands in the first table too
+        assert float(line[3]) >= float(line[7]) and 0 <= float(line[8]) < 0.05

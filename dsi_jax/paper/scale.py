@@ -4,8 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from dsi_jax.base import Forecast
 from dsi_jax.paper.markdown import table
 from dsi_jax.paper.protocols.scale import BreakEven, Scale, Scaled
+from dsi_jax.planning.lookahead import best_si_lookahead
+
+LONGEST = 31  # drafts in a window of 32 tokens
 
 
 def markdown(found: Sequence[Scaled]) -> str:
@@ -16,7 +20,7 @@ def markdown(found: Sequence[Scaled]) -> str:
 def largest_links(found: Sequence[Scaled]) -> str:
     """By pair and hosts: the best single host, the most that DSI gains on it, and where that gain ends."""
     sp_degrees = sorted({one.sp_degree for scaled in found for one in scaled.break_evens})
-    head = ["pair", "hosts of", "t / c, a", "best single host", "DSI over it, no link"]
+    head = ["pair", "hosts of", "t / c, a", "SI drafts, k c", "best single host", "DSI over it, no link"]
     rows = [[*_facts(one), *(_link(one, sp_degree) for sp_degree in sp_degrees)] for one in found]
     return table([*head, *(f"SP = {sp_degree}" for sp_degree in sp_degrees)], rows)
 
@@ -27,9 +31,16 @@ def _facts(one: Scaled) -> list[str]:
         one.fleet.name,
         one.fleet.hosts_of,
         f"{one.target_ms:.3g} / {one.drafter_ms:.2g} ms, {one.fleet.acceptance:g}",
+        in_time(si_drafts_ms(one)),
         f"{one.alone}, {one.alone_ms:.0f} ms",
         f"{best.over_alone:.2f}x, SP = {best.sp_degree}",
     ]
+
+
+def si_drafts_ms(one: Scaled) -> float:
+    """What SI drafts between two forwards, at the lookahead that its rule derives."""
+    forecast = Forecast(one.target_ms / 1e3, one.drafter_ms / 1e3, one.fleet.acceptance)
+    return one.drafter_ms * min(LONGEST, best_si_lookahead(forecast))
 
 
 def _link(one: Scaled, sp_degree: int) -> str:

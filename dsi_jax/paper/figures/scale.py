@@ -89,9 +89,9 @@ def _draw(axes: Axes, one: Scaled, most: float, named: bool) -> None:
     if named:
         axes.set_ylabel("DSI over SI", **AXIS_FONT)
     plain(axes)
-    home = f", {one.fleet.at_home} targets at home" if one.fleet.at_home else ""
+    home = f", {one.fleet.at_home} at home" if one.fleet.at_home else ""
     axes.text(0, 1.14, one.fleet.name, transform=axes.transAxes, fontsize=10, fontweight="bold", color=INK)
-    facts = f"t {one.target_ms:.3g} ms; hosts of {one.fleet.hosts_of}{home}"
+    facts = f"t = {one.target_ms:.3g} ms; {one.fleet.hosts_of} a host{home}"
     axes.text(0, 1.03, facts, transform=axes.transAxes, fontsize=7.5, color=FAINT)
 
 

@@ -100,7 +100,7 @@ class ServerActor:
         if warm:
             warm_up_alone(name, self._server, *warm)
         host = self._post.host or _node_address()
-        facts = Facts(made.devices[name], host=host)
+        facts = Facts(tuple(f"{name}/{device}" for device in made.devices[name]), host=host)
         if self._drafter is None:
             return facts
         drafter, shelf = self._drafter, getattr(self._server, "shelf", None)
@@ -121,9 +121,9 @@ class ServerActor:
     def rehearse(self, request: Request, tokens: tuple[int, ...]) -> None:
         self._drafter.rehearse(request, tokens)
 
-    def fetched(self) -> tuple[int, int]:
-        """Distributions that were fetched so far, and their bytes."""
-        return (self._shelf.fetched, self._shelf.bytes) if self._shelf else (0, 0)
+    def fetched(self) -> tuple[int, int, float]:
+        """Distributions that were fetched so far, their bytes, and the seconds it took."""
+        return (self._shelf.fetched, self._shelf.bytes, self._shelf.seconds) if self._shelf else (0, 0, 0.0)
 
     # ----------------------------------------------------------------------------------------------------- the service
 

@@ -85,9 +85,22 @@ class RayBackend:
           TimeoutError: one has not.
         """
         self._await(lambda: len(self._way) == len(self._names), HELLO_S, "said hello")
-        for _ in range(PINGS):
+        self.compare_clocks(PINGS)
+
+    def compare_clocks(self, times: int) -> None:
+        """Send so many pings to every server that is there, one round after the other."""
+        for _ in range(times):
             self._ping()
             self._await(lambda: not self._pings, HELLO_S, "told their clocks")
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Servers that are gone."""
+        return tuple(name for name in self._names if name not in self._way)
+
+    def fetched(self, server: str) -> tuple[int, int, float]:
+        """Distributions that a target server has fetched from the drafter, their bytes, and the seconds it took."""
+        return self._fleet.call(server, "fetched")
 
     def hear(self, news: Any) -> None:
         """Take news of a thread of the fleet's."""
@@ -275,6 +288,7 @@ class RayBackend:
     def _take_news(self, news: Any) -> None:
         match news:
             case Lost(server):
+                self._pings = {number: ping for number, ping in self._pings.items() if ping[0] != server}
                 self._way.pop(server, None)
                 self._late.discard(server)
                 self._lost[server] = news
@@ -293,8 +307,9 @@ class RayBackend:
         self._late.discard(name)
         self._lost.pop(name, None)
         self._flushed[name] = self._run
-        if name not in DRAFTERS and DRAFTER in self._fleet.facts and (at := self._fleet.facts[DRAFTER].distributions):
-            self._send(name, [Peer(at if DRAFTER in self._way else "-")] if DRAFTER in self._lost else [Peer(at)])
+        drafter = self._fleet.facts.get(DRAFTER)
+        if name not in DRAFTERS and drafter and drafter.distributions:
+            self._send(name, [Peer("-" if DRAFTER in self._lost else drafter.distributions)])
         if name in self._told and not self._injector.crashed(name):
             self._told.discard(name)
             self._events.append((Joined(name), None))

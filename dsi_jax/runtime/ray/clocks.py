@@ -17,6 +17,10 @@ class Offset:
         trip = received_s - sent_s
         self._trips = [*self._trips[-KEEP + 1 :], (trip, there_s - (sent_s + received_s) / 2)]
 
+    def forget(self) -> None:
+        """Begin anew."""
+        self._trips = []
+
     @property
     def seconds(self) -> float:
         """The other clock less ours; 0 before the first round trip."""

@@ -7,6 +7,7 @@ from process to process; the controller only ever sees their names.
 import collections
 import hmac
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,10 +38,19 @@ class Counter:
         self._socket.linger = 0
         port = self._socket.bind_to_random_port(f"tcp://{host}")
         self.address = f"tcp://{host}:{port}"
-        threading.Thread(target=self._serve, name="dsi-evidence", daemon=True).start()
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="dsi-evidence", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed = True
+        self._thread.join()
+        self._socket.close(0)
 
     def _serve(self) -> None:
-        while True:
+        while not self._closed:
+            if not self._socket.poll(10 * LOOK_MS):
+                continue
             asker, token, number, *keys = self._socket.recv_multipart()
             if hmac.compare_digest(token, self._token):
                 self._socket.send_multipart([asker, number, *map(self._row, keys)], copy=False)
@@ -61,10 +71,15 @@ class RemoteShelf:
         self._number = 0
         self._rows: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self.fetched = self.bytes = 0  # distributions, and what they took
+        self.seconds = 0.0
 
     def point_to(self, address: str) -> None:
         """The drafter is at this address from now on; "-": it is gone."""
         self._address = address
+
+    def close(self) -> None:
+        self.point_to("-")
+        self._connect("-")
 
     def fetch(self, handles: Sequence[Handle | None]) -> list[Any | None]:
         """Look arrays up, float32[V] each; None where there is no handle, or the drafter has dropped it.
@@ -72,17 +87,17 @@ class RemoteShelf:
         Raises:
           PeerError: the drafter is gone.
         """
+        if (address := self._address) != self._connected:
+            self._connect(address)
         missing = list(dict.fromkeys(handle.key for handle in handles if handle and handle.key not in self._rows))
-        if missing or self._connected != self._address:
+        if missing:
+            begin = time.perf_counter()
             self._ask(missing)
+            self.seconds += time.perf_counter() - begin
         return [self._rows.get(handle.key) if handle else None for handle in handles]
 
     def _ask(self, keys: list[int]) -> None:
-        address = self._address
-        if address != self._connected:
-            self._connect(address)
-        if not keys:
-            return
+        address = self._connected
         if address == "-":
             raise PeerError("the drafter is gone, and with it the distributions of its drafts")
         self._number += 1

@@ -1,5 +1,6 @@
 """Opening backend `ray`: a cluster, the actors on it, and what the engine has to know of them."""
 
+import contextlib
 import logging
 import os
 import threading
@@ -15,6 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyb
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+from ray._private import services
 
 from dsi_jax.runtime.ray.backend import RayBackend
 from dsi_jax.runtime.ray.fleet import Fleet
@@ -77,12 +79,24 @@ def open_ray(opening: Opening) -> Opened:
     )
 
 
+@contextlib.contextmanager
+def _on_loopback():
+    """Let Ray take the address that it is given: it would put the machine's public one in the place of loopback."""
+    resolve = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = resolve
+
+
 def _join(cluster: ClusterConfig, needed: int):
     """Be connected to a cluster; returns whether it is this machine's alone, and what leaves it."""
     global _started_here
     with _lock:
         if ray.is_initialized() and not _started_here:  # the caller's own
-            return not cluster.address, lambda: None
+            here = ray.util.get_node_ip_address()
+            return all(node["NodeManagerAddress"] == here for node in ray.nodes() if node["Alive"]), lambda: None
         if not ray.is_initialized():
             quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
             if cluster.address:
@@ -98,7 +112,8 @@ def _join(cluster: ClusterConfig, needed: int):
                 cores = max(needed, os.cpu_count() or 1)
                 with warnings.catch_warnings():  # it starts programs, which forks; nothing of jax is used in between
                     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
-                    ray.init(num_cpus=cores, _node_ip_address="127.0.0.1", **quiet)
+                    with _on_loopback():
+                        ray.init(num_cpus=cores, _node_ip_address="127.0.0.1", **quiet)
         _started_here += 1
     once = []
 
