@@ -32,10 +32,8 @@ class Trial:
     def in_words(self) -> str:
         kinds = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
         told = ", ".join(f"{name} {count}" for name, count in sorted(self.incidents.items()))
-        return (
-            f"{self.faults.total()} faults ({kinds}) in {self.runs} runs: {len(self.wrong)} wrong, {len(self.hung)} hung"
-            f", {self.ended_early} ended early with right tokens; told: {told or 'nothing'}"
-        )
+        bad = f"{len(self.wrong)} wrong, {len(self.hung)} hung, {self.ended_early} ended early with right tokens"
+        return f"{self.faults.total()} faults ({kinds}) in {self.runs} runs: {bad}; told: {told or 'nothing'}"
 
 
 def config_of(config: Config, deadline_s: float) -> Config:
