@@ -9,7 +9,6 @@ run one after the other, and the memory of the process after the first 200 is co
 stay within 2 %. An interrupt keeps the counts.
 """
 
-import dataclasses
 import statistics
 import sys
 from pathlib import Path
@@ -55,7 +54,7 @@ def faults(engine: dsi_jax.Engine) -> bool:
         for words in trial.wrong + trial.hung:
             print(f"{'WRONG' if words in trial.wrong else 'HUNG'}: {words}")
         print(trial.in_words(), flush=True)
-        _write(dataclasses.asdict(trial) | {"seed": _SEED.value})
+        _write(vars(trial) | {"seed": _SEED.value})
     return not trial.wrong and not trial.hung
 
 
