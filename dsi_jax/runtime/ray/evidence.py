@@ -87,19 +87,17 @@ class RemoteShelf:
         Raises:
           PeerError: the drafter is gone.
         """
+        if (address := self._address) != self._connected:
+            self._connect(address)
         missing = list(dict.fromkeys(handle.key for handle in handles if handle and handle.key not in self._rows))
-        if missing or self._connected != self._address:
+        if missing:
             begin = time.perf_counter()
             self._ask(missing)
             self.seconds += time.perf_counter() - begin
         return [self._rows.get(handle.key) if handle else None for handle in handles]
 
     def _ask(self, keys: list[int]) -> None:
-        address = self._address
-        if address != self._connected:
-            self._connect(address)
-        if not keys:
-            return
+        address = self._connected
         if address == "-":
             raise PeerError("the drafter is gone, and with it the distributions of its drafts")
         self._number += 1
