@@ -118,7 +118,7 @@ def paced_report(paced_run):
 
 
 def test_report_holds_what_it_should(paced_report):
-    assert set(paced_report) == {"identical", "exact", "environment", "runs", "equal_devices"}
+    assert set(paced_report) == {"interrupted", "identical", "exact", "environment", "runs", "equal_devices"}
     assert paced_report["identical"] is True and paced_report["exact"] == "yes"
     assert [run["algorithm"] for run in paced_report["runs"]] == 3 * list(POLICIES)  # in turn
     for run in paced_report["runs"]:
