@@ -190,7 +190,7 @@ def _parse(text: str, hint: Any, name: str) -> Any:
     for option in sorted(options, key=lambda option: option is not type(None)):  # "none" is no text where None fits
         try:
             return _parse_as(text, option)
-        except (ValueError, TypeError, SyntaxError, KeyError):
+        except (ValueError, TypeError, SyntaxError, KeyError, MemoryError, RecursionError):
             continue
     wanted = " or ".join(_describe(option) for option in options)
     raise ValueError(f"{name}={text!r} is not possible; it must be {wanted}")

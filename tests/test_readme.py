@@ -74,6 +74,7 @@ COSTLY = {
     "benchmark_smollm2": "minutes, and needs torch",
     "reproduce": "minutes; the tests of the paper's package run every artifact at a small size",
     "simulate": "tests/test_launch.py runs it",
+    "fuzz --what=readers --minutes": "minutes; tests/test_untrusted.py reads as many",
     "fuzz --minutes": "minutes; tests/test_chaos.py plays as many",
     "generate --backend=ray": "tests/test_ray.py runs it",
     "plan": "tests/test_plan.py runs it",

@@ -162,8 +162,8 @@ def _indexed_tensors(index: Path) -> dict[str, StoredTensor]:
 
 
 def _shard(index: Path, name: str) -> Path:
-    if Path(name).name != name:
-        raise ValueError(f"{index}: shard {name!r} lies outside the directory; fetch the index again")
+    if not isinstance(name, str) or Path(name).name != name or "\0" in name:
+        raise ValueError(f"{index}: shard {name!r:.100} lies outside the directory; fetch the index again")
     path = index.parent / name
     if not path.is_file():
         raise FileNotFoundError(f"{path}: shard listed in {index.name} is missing; fetch it")

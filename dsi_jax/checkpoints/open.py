@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from dsi_jax import embedded
 from dsi_jax.checkpoints import hub, store
+from dsi_jax.checkpoints.border import reading
 from dsi_jax.checkpoints.gguf import open_gguf, packaged_gguf
 from dsi_jax.checkpoints.huggingface import open_huggingface
 from dsi_jax.checkpoints.source import Source, load_params
@@ -49,8 +50,9 @@ def open_model(source: ModelSource, progress: bool = True) -> OpenedModel:
       ValueError: what is there is damaged or not supported.
     """
     opened = open_source(source)
-    tokenizer = store.read_tokenizer(source.tokenizer) if source.tokenizer else opened.tokenizer()
-    _check_ends(source.path, tokenizer, opened.config)
+    with reading(source.tokenizer or source.path):
+        tokenizer = store.read_tokenizer(source.tokenizer) if source.tokenizer else opened.tokenizer()
+        _check_ends(source.path, tokenizer, opened.config)
     load = functools.partial(load_params, opened, progress=progress, weights=source.weights)
     return OpenedModel(opened.config, tokenizer, load)
 
@@ -72,11 +74,12 @@ def open_source(source: ModelSource) -> Source:
       ValueError: what is there is damaged or not supported.
     """
     chosen, path = run_choices(source), resolve(source.path)
-    if path.suffix == ".gguf":
-        return open_gguf(path, **chosen)
-    if path.is_file():
+    if path.suffix != ".gguf" and path.is_file():
         raise ValueError(f"{path}: of files alone only .gguf is read; give the directory that holds the checkpoint")
-    return open_huggingface(path, **chosen) if is_huggingface(path) else store.open_store(path, **chosen)
+    with reading(path):
+        if path.suffix == ".gguf":
+            return open_gguf(path, **chosen)
+        return open_huggingface(path, **chosen) if is_huggingface(path) else store.open_store(path, **chosen)
 
 
 def run_choices(source: ModelSource) -> dict[str, Any]:

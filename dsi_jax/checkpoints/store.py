@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax.linen import meta
 
+from dsi_jax.checkpoints.border import inside
 from dsi_jax.checkpoints.choices import DEFAULTS, run_fields
 from dsi_jax.checkpoints.files import digest_of, digests_of, write_json, writing
 from dsi_jax.checkpoints.slots import DTYPES, Slot, TreePath, check_finite, insert, parameter_slots
@@ -323,7 +324,7 @@ def check_digests(directory: Path, expected: Mapping[str, str], largest: int | N
       largest: bytes of a file up to which it is read; of larger ones it is enough that they are there. None: no bound.
     """
     for name, digest in expected.items():
-        path = directory / PARAMS / name
+        path = inside(directory / PARAMS, name)
         there = path.is_file()
         if there and largest is not None and path.stat().st_size > largest:
             continue

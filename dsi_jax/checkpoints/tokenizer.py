@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from dsi_jax.checkpoints.border import reading
 from dsi_jax.checkpoints.chat import render_chat
 
 END_OF_TEXT = "<|endoftext|>"  # ends a text of the tokenizers that this project makes
@@ -98,10 +99,11 @@ def load_tokenizer_json(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; put it there or give {GIVE_TOKENIZER}")
-    try:
-        backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{path}: not a tokenizer.json ({error}); fetch it again") from error
-    backend.no_truncation()
-    backend.no_padding()
+    with reading(path):
+        try:
+            backend = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{path}: not a tokenizer.json ({error}); fetch it again") from error
+        backend.no_truncation()
+        backend.no_padding()
     return TextTokenizer(backend, frozenset(eos_ids), chat_template, dict(special_tokens or {}))
