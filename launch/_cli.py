@@ -11,7 +11,7 @@ from _interrupt import say_if_interrupted
 from absl import app, flags, logging
 
 from dsi_jax import Config, Latencies
-from dsi_jax.base import WorkerError
+from dsi_jax.base import RequestError
 from dsi_jax.placement.host import use_cpu_devices
 
 __all__ = ["latencies", "numbers", "run", "say_if_interrupted", "use_devices"]
@@ -27,7 +27,7 @@ def run(main: Callable[[], None]) -> None:
             if rest[1:]:
                 raise ValueError(f"unexpected arguments {rest[1:]}; flags are written --name=value")
             main()
-        except (WorkerError, TimeoutError) as error:  # before OSError, which a TimeoutError is
+        except (RequestError, TimeoutError) as error:  # before OSError, which a TimeoutError is
             _stop(f"error: {error}", 1)
         except (ValueError, OSError) as error:
             _stop(f"error: {error}", 2)

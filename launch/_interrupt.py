@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dsi_jax import files
@@ -21,6 +22,7 @@ from dsi_jax import files
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 PATIENCE_S = 1.0  # for an end in good order
+WRITING_S = 20.0  # for one that writes down what there is
 
 
 class Interrupted(KeyboardInterrupt):
@@ -37,6 +39,8 @@ class _State:
     def __init__(self) -> None:
         self.running = False  # whether the main function is being called, and what it raises is caught
         self.raised = False  # only the first signal interrupts
+        self.ask: Callable[[], None] | None = None  # ends what is being done, whose results are then written
+        self.asked: int | None = None  # the signal because of which that was called
         self.said = threading.Lock()  # taken by whoever says the line
         self.words = ""  # what a launcher wants to be said
         self.telling: socket.socket | None = None  # where the operating system writes the numbers of signals
@@ -64,6 +68,27 @@ def say_if_interrupted(words: str) -> None:
 
 
 @contextlib.contextmanager
+def asking(ask: Callable[[], None]):
+    """Let the first signal call this instead of interrupting; who is inside ends soon, and calls `end_if_asked`."""
+    _state.ask = ask
+    try:
+        yield
+    finally:
+        _state.ask = None
+
+
+def asked() -> bool:
+    """Whether a signal has asked for an end."""
+    return _state.asked is not None
+
+
+def end_if_asked() -> None:
+    """End the process as a signal does, if one has asked for it."""
+    if asked():
+        raise Interrupted(_state.asked)
+
+
+@contextlib.contextmanager
 def guarded():
     """Let a signal interrupt what is done inside, and end the process in good order."""
     _state.running = True
@@ -83,6 +108,9 @@ def guarded():
 def _handle(number: int, _) -> None:
     if not _state.running:
         _end(number)  # still importing: there is nothing to put in order
+    elif _state.ask and not asked():
+        _state.asked = number
+        _state.ask()
     elif not _state.raised:
         _state.raised = True
         raise Interrupted(number)
@@ -90,10 +118,20 @@ def _handle(number: int, _) -> None:
 
 def _watch(hearing: socket.socket) -> None:
     """Wait for a signal, then for the main thread, then no longer."""
+    number = _heard(hearing)
+    time.sleep(PATIENCE_S)
+    if asked():  # another signal means that there is no time for writing
+        hearing.settimeout(WRITING_S)
+        with contextlib.suppress(TimeoutError):
+            _heard(hearing)
+            time.sleep(PATIENCE_S)
+    _end(signal.Signals(number))
+
+
+def _heard(hearing: socket.socket) -> int:
     while (number := hearing.recv(1)[0]) not in CODES:
         pass
-    time.sleep(PATIENCE_S)
-    _end(signal.Signals(number))
+    return number
 
 
 def _end(number: int) -> None:

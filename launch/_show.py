@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsi_jax import Engine, Latencies, Policy, Result, files
+from dsi_jax.base import NOBODY, RequestError
+from dsi_jax.control.stop import Stop
 from dsi_jax.policies import POLICIES, find_policy
 from dsi_jax.telemetry import comparison, equal_devices, plots, report, timeline, timeline_html
 from dsi_jax.telemetry.style import drawing_order
@@ -61,6 +63,7 @@ def run_policies(
     policies: Sequence[Policy],
     latencies: Latencies | None,
     repeats: int | None = None,
+    halt: Stop | None = None,
 ) -> list[Result]:
     """Run every policy on every prompt, streaming the first text of each; returns the results, prompt by prompt.
 
@@ -72,40 +75,64 @@ def run_policies(
       prompts, policies: to be run.
       latencies: of paced runs; None: unpaced.
       repeats: default 3 where policies are compared, else 1.
+      halt: ends it when it is requested.
+
+    Raises:
+      RequestError: one ended before its time; `results` holds all that have tokens.
     """
     for prompt in prompts:
         engine.check(prompt)
     repeats = repeats or (REPEATS if len(policies) > 1 else 1)
-    options = {"latencies": latencies}
+    options = {"latencies": latencies, "halt": halt or Stop()}
     if len(policies) > 1 or repeats > 1:
-        options["acceptance"] = _warm(engine, prompts[0], policies, latencies)
+        options["acceptance"] = _warm(engine, prompts[0], policies, options)
     results = []
     for prompt in prompts:
         for repetition, policy in comparison.interleaved(policies, repeats):
             show = _announce if repetition == 0 else _say_nothing
-            results += show(engine, prompt, policy, options)
+            try:
+                results += show(engine, prompt, policy, options)
+            except RequestError as error:
+                error.results = results + [result for result in error.results if result.tokens]
+                raise
         if repeats > 1:
             print(f"--- and {repeats - 1} more of each, in turn, not shown\n", flush=True)
     return results
 
 
-def _warm(engine: Engine, prompt: str, policies: Sequence[Policy], latencies: Latencies | None) -> float:
+def _warm(engine: Engine, prompt: str, policies: Sequence[Policy], options: dict) -> float:
     """Run every policy once, uncounted; returns the acceptance rate after that."""
     for policy in policies:
-        engine.generate([prompt], algorithm=policy, latencies=latencies, on_text=_ignore)
-    return engine.plan(policies[-1], None, latencies).forecast.acceptance
+        engine.generate([prompt], algorithm=policy, on_text=_ignore, **options)
+    return engine.plan(policies[-1], None, options["latencies"]).forecast.acceptance
 
 
 def _announce(engine: Engine, prompt: str, policy: Policy, options: dict) -> list[Result]:
     """Run once and show the text as it is settled."""
-    plan = engine.plan(policy, None, **options)
+    planned = {name: value for name, value in options.items() if name != "halt"}
+    plan = engine.plan(policy, None, **planned)
     detail = f", lookahead {plan.lookahead}" if policy.drafts else ""
     detail += f", SP {plan.sp_degree}" if policy.targets(plan.sp_degree) > 1 else ""
     print(f"--- {policy.label} ({'paced' if options['latencies'] else 'unpaced'}{detail})", flush=True)
     sys.stdout.write(prompt + ("\n" if engine.config.chat else ""))
-    results = engine.generate([prompt], algorithm=policy, on_text=_write, **options)
+    try:
+        results = engine.generate([prompt], algorithm=policy, on_text=_write, **options)
+    except RequestError as error:
+        print("\n", flush=True)
+        _warn(error.results)
+        raise
     print("\n", flush=True)
+    _warn(results)
     return results
+
+
+def _warn(results: Sequence[Result]) -> None:
+    """Tell what became of servers meanwhile."""
+    for one in [incident for result in results for incident in result.trace.incidents]:
+        what = (
+            "is back" if one.kind == "back" else f"{'was lost' if one.request == NOBODY else 'failed'}: {one.message}"
+        )
+        print(f"warning: after {one.time_s:.2f} s {one.server} {what}", file=sys.stderr, flush=True)
 
 
 def _say_nothing(engine: Engine, prompt: str, policy: Policy, options: dict) -> list[Result]:
@@ -151,17 +178,24 @@ def columns(engine: Engine, results: Sequence[Result], width: int = 36, rows: in
     return f"after {moment:.2f} s ({clock}), when the fastest was done:\n{table}"
 
 
-def save(out: Path, engine: Engine, results: Sequence[Result], predict: equal_devices.Predict | None = None) -> None:
+def save(
+    out: Path,
+    engine: Engine,
+    results: Sequence[Result],
+    predict: equal_devices.Predict | None = None,
+    interrupted: bool = False,
+) -> None:
     """Write report.json, the timelines (.html, .png) and trace.json, and say where.
 
     Of repeated runs, the timelines show the one of median time; timeline.png shows the first prompt, on the backend
-    that was run last, and timeline.html begins with it. `predict` knows what was not run.
+    that was run last, and timeline.html begins with it. `predict` knows what was not run. After an interrupt there is
+    no time for a picture.
     """
     servers = {server: list(names) for server, names in engine.devices.items()}
     facts = report.environment(servers=servers, target_s=engine.measured.target_s, drafter_s=engine.measured.drafter_s)
     runs = [result.run for result in results]
     equal = equal_devices.equal_devices(runs, predict)
-    report.write_report(out / "report.json", runs, facts, rounding(engine), equal)
+    report.write_report(out / "report.json", runs, facts, rounding(engine), equal, interrupted)
     shown = _typical(results)
     prompts = list(dict.fromkeys(result.run.prompt for result in shown))
     notes = [f"prompt {prompts.index(result.run.prompt) + 1}" if len(prompts) > 1 else "" for result in shown]
@@ -176,8 +210,9 @@ def save(out: Path, engine: Engine, results: Sequence[Result], predict: equal_de
     last = [result for result in shown if result.run.backend == shown[-1].run.backend]
     first = [result.trace for result in last if result.run.prompt == prompts[0] and result.trace.commits]
     try:
-        plots.timeline_png(out / "timeline.png", first, prompt=prompts[0])
-        written.insert(2, "timeline.png")
+        if first and not interrupted:
+            plots.timeline_png(out / "timeline.png", first, prompt=prompts[0])
+            written.insert(2, "timeline.png")
     except ImportError:
         print("no timeline.png: matplotlib is missing (pip install 'dsi-jax[plots]')")
     print(f"wrote {', '.join(written)} to {out}/")
@@ -186,4 +221,5 @@ def save(out: Path, engine: Engine, results: Sequence[Result], predict: equal_de
 def _typical(results: Sequence[Result], prompt: str | None = None) -> list[Result]:
     """Of repeated runs, the ones of median time; with a prompt, its own alone."""
     chosen = {id(run) for run in comparison.typical(result.run for result in results)}
+    chosen |= {id(result.run) for result in results if result.run.error}
     return [result for result in results if id(result.run) in chosen and prompt in (None, result.run.prompt)]

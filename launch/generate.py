@@ -7,6 +7,9 @@
   python launch/generate.py --config=configs/demo.py --algorithm=my_policy.py,dsi
   python launch/generate.py --config=configs/demo.py --prompts=prompts.txt --concurrency=4 --out=out/many
 
+`--inject=target_2:crash@40` makes a server fail on purpose; the tokens stay the same (docs/faults.md).
+SIGINT and SIGTERM end a run within one forward, and what there is of it is written.
+
 `--out` receives report.json, timeline.html, timeline.png and trace.json. With `--prompts`, a file with one prompt per
 line, it receives results.jsonl, a line for each result as it is complete; the same command goes on where an earlier
 one ended.
@@ -14,9 +17,11 @@ Every field of the config can be set by --set=field=value, such as --set=mesh.ta
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import _batch
 import _cli
+import _interrupt
 import _show
 import _summary
 from absl import flags
@@ -24,8 +29,10 @@ from absl import flags
 import dsi_jax
 from dsi_jax import config as config_lib
 from dsi_jax import prompts as prompts_lib
+from dsi_jax.base import RequestError, StoppedError
+from dsi_jax.control.stop import Stop
 from dsi_jax.policies import POLICIES
-from dsi_jax.profiles.profile import read_profile
+from dsi_jax.profiles.profile import Profile, read_profile
 
 _CONFIG = flags.DEFINE_string("config", "configs/demo.py", "Experiment card.")
 _ALGORITHM = flags.DEFINE_list(
@@ -56,6 +63,13 @@ _TARGET_MS = flags.DEFINE_float("target_ms", None, "Paced: milliseconds of a tar
 _DRAFTER_MS = flags.DEFINE_float("drafter_ms", None, "Paced: milliseconds of a draft token; default 6.8.")
 _JITTER = flags.DEFINE_float("jitter", None, "Paced: latencies vary by this fraction, up and down; default 0.")
 _ACCEPTANCE = flags.DEFINE_float("acceptance", None, "Use a synthetic drafter that is right at this rate.")
+_TIMEOUT_S = flags.DEFINE_float("timeout_s", None, "Seconds that a prompt may take; then it ends with what it has.")
+_DEADLINE_S = flags.DEFINE_float("deadline_s", None, "Seconds after which a server counts as hung; default by latency.")
+_INJECT = flags.DEFINE_list(
+    "inject",
+    [],
+    "Faults made on purpose: SERVER:KIND@TOKEN[..RETURN], KIND crash, hang, nan, slow, as drafter:crash@9.",
+)
 _REPEATS = flags.DEFINE_integer("repeats", None, "Runs of each algorithm; default 3 if several are compared, else 1.")
 _PROFILE = flags.DEFINE_string(
     "profile", None, "profile.json of launch/measure.py: predicts what the devices give under non-SI and SI."
@@ -81,11 +95,34 @@ def main() -> None:
         return
     dsi_jax.check_requests(config, prompts)
     with dsi_jax.Engine(config, progress=True) as engine:
-        results = _show.run_policies(engine, prompts, policies, latencies, _REPEATS.value)
-        predict = _summary.predictor(profile, config) if profile else None
-        print(_summary.in_words(engine, [result.run for result in results], predict))
-        if out:
-            _show.save(out, engine, results, predict)
+        run(engine, prompts, policies, latencies, profile, out)
+
+
+def run(
+    engine: dsi_jax.Engine,
+    prompts: Sequence[str],
+    policies: Sequence[dsi_jax.Policy],
+    latencies: dsi_jax.Latencies | None,
+    profile: Profile | None,
+    out: Path | None,
+) -> None:
+    """Run everything and write it down; also what there is when a signal, a timeout or lost servers end it early."""
+    predict = _summary.predictor(profile, engine.config) if profile else None
+    halt = Stop()
+    with _interrupt.asking(halt.request):
+        try:
+            results, error = _show.run_policies(engine, prompts, policies, latencies, _REPEATS.value, halt), None
+        except RequestError as found:
+            results, error = found.results, found
+        if not error:
+            print(_summary.in_words(engine, [result.run for result in results], predict))
+        elif results:
+            print(f"ended early, with {len(results[-1].tokens)} tokens", flush=True)
+        if out and results:
+            _show.save(out, engine, results, predict, interrupted=isinstance(error, StoppedError))
+    _interrupt.end_if_asked()
+    if error:
+        raise error
 
 
 def read_prompts(config: dsi_jax.Config) -> Sequence[str] | Sequence[prompts_lib.Line]:
@@ -146,6 +183,9 @@ def overrides() -> list[str]:
         "verification": _VERIFICATION.value,
         "drafter.kind": None if _ACCEPTANCE.value is None else "synthetic",
         "drafter.acceptance": _ACCEPTANCE.value,
+        "timeout_s": _TIMEOUT_S.value,
+        "deadline_s": _DEADLINE_S.value,
+        "inject": tuple(_INJECT.value) or None,
     }
     return [f"{name}={value}" for name, value in given.items() if value is not None] + _SET.value
 

@@ -37,8 +37,10 @@ def cluster(call, tmp_path):  # noqa: F811
 def test_a_slice_is_created_started_used_and_deleted(call):  # noqa: F811
     ended, calls = call(SLICE, "all", PROJECT="mine", SPOT="yes")
     assert ended.returncode == 0, ended.stderr
-    assert verbs(calls) == ["create", "git", "scp", "ssh", "ssh", "ssh", "ssh", "scp", "delete"]
-    create, _, copy, install, head, others, run, fetch, delete = calls
+    assert verbs(calls) == ["create", "git", "scp", "ssh", "scp", "ssh", "ssh", "ssh", "scp", "delete"]
+    create, _, copy, install, token, head, others, run, fetch, delete = calls
+    assert token[6] == "dsi-jax-slice:dsi-jax/token" and "--worker=all" in token
+    assert all("RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=token" in one[-1] for one in (head, others, run))
     assert "--accelerator-type=v5litepod-16" in create and "--spot" in create
     workers = [next(word for word in one if word.startswith("--worker=")) for one in (copy, install, head, others, run)]
     assert workers == [f"--worker={worker}" for worker in ("all", "all", "0", "all", "0")]
@@ -115,13 +117,13 @@ def test_a_mistake_is_one_line(call, arguments, variables, said):  # noqa: F811
 def test_nodes_hold_ray_and_the_first_one_the_launcher(cluster):
     ended, calls = cluster(NODES, CARD="configs/demo.py", **JOB)
     assert ended.returncode == 0, ended.stderr
-    head, others, wait, run = [shlex.split(line)[1:] for line in ended.stderr.splitlines()]
+    token, head, others, wait, run = [shlex.split(line)[1:] for line in ended.stderr.splitlines()]
     assert all(one[0] == "srun" and ".venv/bin/ray" in one and one[-1] == "--block" for one in (head, others))
     assert {"--nodelist=node1", "--port=6379"} <= set(head)
     assert {"--nodes=3", "--ntasks=3", "--exclude=node1", "--address=node1:6379"} <= set(others)
     assert wait[-3:] == [".venv/bin/python", "launch/cluster/wait_for_nodes.py", "4"]
     assert {"--nodelist=node1", "launch/generate.py", "--config=configs/demo.py", "--backend=ray"} <= set(run)
-    assert run in calls and wait in calls
+    assert run in calls and wait in calls and token[-3:] == [".venv/bin/ray", "get-auth-token", "--generate"]
     head_of_file = NODES.read_text(encoding="utf-8").split("set -euo")[0]
     assert {"--nodes=4", "--gpus-per-node=8"} <= set(re.findall(r"^#SBATCH (\S+)", head_of_file, flags=re.MULTILINE))
 
@@ -148,7 +150,7 @@ def test_the_end_of_the_time_ends_the_launcher_and_then_ray(tmp_path):
     """Steps that last until they are told to end: all end, the launcher first, and none is left."""
     srun, scontrol = tmp_path / "srun", tmp_path / "scontrol"
     srun.write_text(
-        "#!/bin/bash\nlast=${!#}\n[[ $* == *wait_for_nodes* ]] && exit 0\n"
+        "#!/bin/bash\nlast=${!#}\n[[ $* == *wait_for_nodes* || $* == *get-auth-token* ]] && exit 0\n"
         'trap \'echo "$last" >> "$ENDED"; exit 143\' TERM\n[[ $* == *generate* ]] && touch "$BEGUN"\n'
         "for _ in {1..600}; do sleep 0.1; done\n",
         encoding="utf-8",

@@ -118,7 +118,7 @@ def paced_report(paced_run):
 
 
 def test_report_holds_what_it_should(paced_report):
-    assert set(paced_report) == {"identical", "exact", "environment", "runs", "equal_devices"}
+    assert set(paced_report) == {"interrupted", "identical", "exact", "environment", "runs", "equal_devices"}
     assert paced_report["identical"] is True and paced_report["exact"] == "yes"
     assert [run["algorithm"] for run in paced_report["runs"]] == 3 * list(POLICIES)  # in turn
     for run in paced_report["runs"]:
@@ -355,29 +355,38 @@ def hears(process: subprocess.Popen) -> bool:
     return begun and bool(int(caught.split()[1], 16) & 1 << signal.SIGINT - 1)
 
 
-def interrupt(process: subprocess.Popen) -> str:
-    """Send SIGINT twice within 50 ms; the process ends within 2 s. Returns what it wrote to stderr."""
+def interrupt(process: subprocess.Popen, *signals: int) -> str:
+    """Send signals (SIGINT twice) 30 ms apart; the process ends within 2 s. Returns what it wrote to stderr."""
     begin = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.03)
-    process.send_signal(signal.SIGINT)
+    first, *others = signals or (signal.SIGINT, signal.SIGINT)
+    process.send_signal(first)
+    for other in others:
+        time.sleep(0.03)
+        process.send_signal(other)
     try:
         _, err = process.communicate(timeout=30)
     finally:
         process.kill()
         process.wait()
     assert time.monotonic() - begin < 2.5  # half a second for a machine under load
-    assert process.returncode == 130 and "Traceback" not in err
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[first] and "Traceback" not in err
     return err
 
 
-def test_an_interrupt_ends_the_run_and_its_servers(tmp_path):
-    """Ctrl-C in the middle of a run: one line, exit code 130, nothing written, no process left."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_and_what_was_settled_is_written(tmp_path, number):
+    """In the middle of a run: one line, exit code 130 or 143, the tokens so far in the report, no process left."""
     process = start(LONG_RUN, tmp_path)
     while not process.stdout.readline().startswith("--- DSI"):
         assert process.poll() is None
-    assert interrupt(process).splitlines()[-1] == "interrupted; nothing was written"
-    assert not list(tmp_path.iterdir())
+    time.sleep(1)
+    word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert interrupt(process, number).splitlines()[-1].startswith(f"{word}; 3 files were written")
+    report = json.loads((tmp_path / "report.json").read_text())
+    (run,) = report["runs"]
+    assert report["interrupted"] and run["error"] == "it was stopped before its end"
+    assert 0 < run["new_tokens"] == len(run["tokens"]) < run["max_new_tokens"]
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "timeline.html", "trace.json"}
 
 
 @pytest.mark.parametrize("moment", BUSY)

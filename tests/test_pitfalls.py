@@ -92,9 +92,9 @@ PITFALLS = {
         "test_target_server.test_jobs_may_be_launched_before_the_last_one_is_waited_for",
     ],
     "a dead or hung worker hangs its parent; Ctrl-C leaves processes": [
-        "test_backend.test_a_workers_failure_surfaces_in_the_caller",
+        "test_backend.test_a_workers_failure_changes_no_token",
         "test_backend.test_a_hung_worker_is_given_up",
-        "test_launch.test_an_interrupt_ends_the_run_and_its_servers",
+        "test_launch.test_a_signal_ends_a_run_and_what_was_settled_is_written",
     ],
     "an exception between two lines loses an answer, and a healthy server is called hung": [
         "test_interrupts.test_an_interrupt_at_any_moment_leaves_nothing_behind",

@@ -41,7 +41,7 @@ def test_report_has_every_required_key(tmp_path):
     pair = [measure(DSI), measure(NON_SI)]
     report.write_report(path, pair, report.environment(note="n"), equal=equal_devices(pair))
     written = json.loads(path.read_text(encoding="utf-8"))
-    assert list(written) == ["identical", "exact", "environment", "equal_devices", "runs"]
+    assert list(written) == ["interrupted", "identical", "exact", "environment", "equal_devices", "runs"]
     assert written["identical"] is True and written["equal_devices"][0]["others"][1]["source"] == "not known"
     assert written["exact"] == "yes"
     for run in written["runs"]:

@@ -43,7 +43,7 @@ class Notes:
         seen = 0.1 * len(self.calls) if acceptance is None else acceptance
         return Plan(policy, 3, 7, forecast=Forecast(1.0, 0.5, seen))
 
-    def generate(self, prompts, algorithm, latencies, on_text, acceptance=None):
+    def generate(self, prompts, algorithm, latencies, on_text, acceptance=None, halt=None):
         (prompt,) = prompts
         self.calls.append((algorithm.name, prompt, acceptance))
         on_text("text")

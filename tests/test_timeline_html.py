@@ -1,15 +1,17 @@
 """The interactive timeline: its data, and the page as a real browser draws it."""
 
+import dataclasses
 import json
 import re
 
 import pytest
 
-from dsi_jax.base import Blocks
+from dsi_jax.base import Blocks, Incident
 from dsi_jax.policies import POLICIES
 from dsi_jax.simulation.setting import Setting, virtual_run
 from dsi_jax.telemetry.budget import budget
 from dsi_jax.telemetry.style import FILL, REJECTION
+from dsi_jax.telemetry.timeline import perfetto
 from dsi_jax.telemetry.timeline_html import Panel, page_data, timeline_html, write_timeline_html
 from tests import browser, runs
 
@@ -236,3 +238,13 @@ def test_a_browser_draws_ten_thousand_jobs(tmp_path):
         seen = sum(s.end_s > 1 and s.start_s < 2 for s in trace.spans)
         assert page.run("return $('shown').textContent").endswith(f"· {seen} of {count} jobs")
         assert page.run("return errors") == []
+
+
+def test_what_became_of_servers_is_drawn_in_their_lanes():
+    incidents = (Incident("target_0", "crash", "gone", time_s=0.02), Incident("target_9", "crash", "never used"))
+    trace = dataclasses.replace(runs.DSI, incidents=incidents)
+    (group,) = page_data([Panel(trace, "a")])["groups"]
+    (run,) = group["runs"]
+    assert run["incidents"] == [[20.0, run["servers"].index("target_0"), "crash"]]
+    marks = [event for event in perfetto([trace])["traceEvents"] if event.get("cat") == "incident"]
+    assert [(mark["name"], mark["ts"]) for mark in marks] == [("crash", 20000.0)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations  # matplotlib's types are named without importing it
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +104,21 @@ def _draw_lanes(axes: Axes, trace: Trace, window: Window) -> None:
     for span in trace.spans:
         if 1e3 * span.end_s > window.start and 1e3 * span.start_s < window.end:
             _draw_job(axes, span, rows[span.server], window)
+    _draw_incidents(axes, trace, rows, window)
     _draw_commits(axes, [c for c in trace.commits if window.start <= 1e3 * c.time_s <= window.end], top, window)
+
+
+def _draw_incidents(axes: Axes, trace: Trace, rows: Mapping[str, int], window: Window) -> None:
+    """Name what became of a server in its lane: why it was lost, or that it is back."""
+    for one in trace.incidents:
+        time = 1e3 * one.time_s
+        if one.server in rows and window.start <= time <= window.end:
+            row, colour = rows[one.server], COMMIT if one.kind == "back" else REJECTION
+            axes.plot([time, time], [row, row + 1], color=colour, linewidth=2.0, gid="incident", zorder=7)
+            text = {"color": "white", "fontsize": 7, "bbox": {"facecolor": colour, "edgecolor": "none", "pad": 1.0}}
+            axes.annotate(
+                one.kind, (time, row + 0.5), (3, 0), textcoords="offset points", va="center", zorder=8, **text
+            )
 
 
 def _draw_job(axes: Axes, span: Span, row: int, window: Window) -> None:

@@ -22,6 +22,7 @@ def write_report(
     environment: Mapping[str, Any],
     rounding: str | None = "",
     equal: Iterable[EqualDevices] = (),
+    interrupted: bool = False,
 ) -> None:
     """Write a report; an existing file is replaced in one step or not at all.
 
@@ -33,10 +34,12 @@ def write_report(
       runs, environment: what it tells.
       rounding: which servers round differently, in words; "": none does; None: it was not checked.
       equal: speeds on equal devices.
+      interrupted: somebody ended it before all was run.
     """
     runs = list(runs)
     same = identical(runs)
     report = {
+        "interrupted": interrupted,
         "identical": None if same and rounding else same,
         "exact": {None: None, "": "yes"}.get(rounding, f"no, {rounding}"),
         "environment": dict(environment),

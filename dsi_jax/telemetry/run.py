@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsi_jax.base import Commit, Plan, Request, Span, Trace
+from dsi_jax.base import Commit, Incident, Plan, Request, Span, Trace
 from dsi_jax.telemetry.budget import Budget
 from dsi_jax.telemetry.utilisation import utilisation
 
@@ -46,6 +46,7 @@ class Run:
     label: str  # the algorithm's name for people
     concurrency: int  # sequences that were under way at once, at most
     error: str | None  # why it ended before its time
+    incidents: tuple[Incident, ...]  # what became of servers meanwhile
     first: int  # drafts that a window waits for while no other is under way
     adapt: bool  # whether `first` and `lookahead`, those of the start, followed the run
     mode: str
@@ -124,6 +125,7 @@ def measure(
         sp_degree=plan.sp_degree,
         concurrency=plan.concurrency,
         error=str(trace.error) if trace.error else None,
+        incidents=trace.incidents,
         first=plan.first,
         adapt=plan.adapt,
         verification=str(plan.verification),

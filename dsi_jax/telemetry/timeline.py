@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsi_jax.base import DRAFTERS, Commit, Span, Trace
+from dsi_jax.base import DRAFTERS, Commit, Incident, Span, Trace
 from dsi_jax.files import write_json
 
 _COLOURS = {  # names of Chrome's own palette
@@ -27,7 +27,8 @@ def perfetto(traces: Sequence[Trace], notes: Sequence[str] = ()) -> dict[str, An
     """Turn traces into one Chrome trace: a process for each run, a thread for each server.
 
     Jobs are complete events; commits and rejections are instants in a lane of their own, above a counter of the
-    settled tokens. Times are microseconds since the run began, kept to the nanosecond.
+    settled tokens. What becomes of a server is an instant in its lane. Times are microseconds since the run began, kept
+    to the nanosecond.
 
     Args:
       traces: the runs.
@@ -40,6 +41,7 @@ def perfetto(traces: Sequence[Trace], notes: Sequence[str] = ()) -> dict[str, An
         metadata += _names(trace, note, process, threads)
         events += [_job(span, process, threads[span.server]) for span in trace.spans]
         events += _settled(trace, process, threads["commits"])
+        events += [_mark(one, process, threads[one.server]) for one in trace.incidents if one.server in threads]
     return {"traceEvents": metadata + sorted(events, key=lambda event: event["ts"]), "displayTimeUnit": "ms"}
 
 
@@ -99,6 +101,20 @@ def _instant(commit: Commit, process: int, thread: int) -> dict[str, Any]:
             "tokens": list(commit.tokens),
             "accepted": commit.accepted,
         },
+    }
+
+
+def _mark(incident: Incident, process: int, thread: int) -> dict[str, Any]:
+    return {
+        "ph": "i",
+        "s": "t",
+        "name": incident.kind,
+        "cat": "incident",
+        "cname": "good" if incident.kind == "back" else "terrible",
+        "pid": process,
+        "tid": thread,
+        "ts": _nanoseconds(incident.time_s) / 1e3,
+        "args": {"message": incident.message},
     }
 
 

@@ -145,6 +145,9 @@ def _run(
             for span, outcome in zip(trace.spans, outcomes(trace), strict=True)
         ],
         "commits": [[_ms(c.time_s), len(c.tokens), c.accepted, c.rejected] for c in trace.commits],
+        "incidents": [
+            [_ms(one.time_s), servers.index(one.server), one.kind] for one in trace.incidents if one.server in servers
+        ],
         "budget": panel.budget and [_part_of_wall(part) for part in parts(panel.budget)],
     }
 

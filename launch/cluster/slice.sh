@@ -31,6 +31,8 @@ PYTHON=${PYTHON:-3.12}                            # the hosts' own is too old, s
 
 here=$(cd "$(dirname "$0")/../.." && pwd)
 archive=${TMPDIR:-/tmp}/dsi-jax-$$.tar.gz
+token=${TMPDIR:-/tmp}/dsi-jax-$$.token            # hosts join with it; it goes by ssh, and no command shows it
+with_token="RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=token"
 alone="TPU_HOST_BOUNDS=1,1,1 TPU_CHIPS_PER_HOST_BOUNDS=2,2,1"   # or the TPU's library waits for the other hosts
 dry_run=
 step=
@@ -64,7 +66,9 @@ install() { # what is committed here goes to every host
 }
 
 start() { # the first host, whose name ends in -w-0, and then the others
-  local ray="$alone .venv/bin/ray start --disable-usage-stats"
+  [[ -n $dry_run ]] || (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$token")
+  call gcloud compute tpus tpu-vm scp "$token" "$NAME:dsi-jax/token" "${place[@]}" --worker=all
+  local ray="$with_token $alone .venv/bin/ray start --disable-usage-stats"
   remote 0 "cd dsi-jax && $ray --head --port=$PORT --include-dashboard=false"
   # shellcheck disable=SC2016  # to be expanded on the hosts
   remote all 'first=$(hostname | sed "s/-w-[0-9]*$/-w-0/") && cd dsi-jax &&
@@ -72,7 +76,7 @@ start() { # the first host, whose name ends in -w-0, and then the others
 }
 
 run() {
-  remote 0 "cd dsi-jax && .venv/bin/python launch/cluster/wait_for_nodes.py $hosts &&
+  remote 0 "cd dsi-jax && export $with_token && .venv/bin/python launch/cluster/wait_for_nodes.py $hosts &&
     timeout $LIMIT .venv/bin/python $RUN"
 }
 
@@ -109,7 +113,7 @@ call() { # says a command, and runs it unless --dry_run
 remind() { # whatever happened, and Ctrl-C too
   local code=$?
   trap - EXIT
-  rm -f "$archive"
+  rm -f "$archive" "$token"
   [[ $code == 0 ]] || echo "failed (exit code $code)" >&2
   if [[ -z ${deleted:-}$dry_run ]]; then
     echo "$NAME may still be running, and COSTS MONEY until you delete it:" >&2

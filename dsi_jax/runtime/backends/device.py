@@ -101,6 +101,8 @@ class DeviceBackend:
         mishap, news = self._injector.meet(order)
         for event in news:
             self._answers.put(_News(self._run, event))
+        if order.server in self._gone and order.server not in self._told and self._is_back(order.server):
+            del self._gone[order.server]
         if order.server in self._gone:
             self._tell(self._gone[order.server])
         elif not self._injector.crashed(order.server):
@@ -175,6 +177,9 @@ class DeviceBackend:
 
     def _is_stuck(self, worker: Worker) -> bool:
         return not worker.alive or worker.overdue(self._limit_s)
+
+    def _is_back(self, server: str) -> bool:
+        return self._workers[server].alive and not self._workers[server].busy
 
     def _give_up(self, names: set[str]) -> set[str]:
         """Give up workers that are stuck; returns which."""

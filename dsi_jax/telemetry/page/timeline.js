@@ -115,6 +115,7 @@ function drawLanes(panel, marks) {
     }
   });
   drawCommits(pen, run, height);
+  drawIncidents(pen, run);
   if (selected && selected.panel === panel) outline(pen, selected.span);
   pen.restore();
   return drawn;
@@ -205,6 +206,20 @@ function drawCommits(pen, run, height) {
     }
   }
   if (cluster) say();
+}
+
+/** Names in its lane what became of a server: why it was lost, or that it is back. */
+function drawIncidents(pen, run) {
+  pen.textAlign = "left";
+  for (const [time, lane, kind] of run.incidents) {
+    if (time < view.start || time > view.end) continue;
+    const x = xOf(time), y = COMMITS + lane * LANE;
+    pen.fillStyle = kind === "back" ? data.style.commit : data.style.rejection;
+    pen.fillRect(x - 1, y, 2, LANE);
+    pen.fillRect(x + 1, y + 4, pen.measureText(kind).width + 8, LANE - 8);
+    pen.fillStyle = "#fff";
+    pen.fillText(kind, x + 5, y + LANE / 2 + 0.5);
+  }
 }
 
 function outline(pen, span) {
