@@ -81,6 +81,7 @@ COSTLY = {
     "tpu_check": "needs libtpu, and minutes",
     "soak": "minutes; tests/test_real_faults.py runs what it does at a small size",
     "generate --config=configs/demo.py --backend=paced --inject": "tests/test_real_faults.py makes such faults",
+    "generate --config=configs/demo.py --backend=ray": "half a minute; tests/test_ray.py runs such engines",
     "write_docs": "writes to docs/; its pages are compared below",
 }
 
