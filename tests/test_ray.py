@@ -144,8 +144,9 @@ def test_nothing_is_left_when_the_driver_is_killed(tmp_path):
     """Ray's processes and the actors end with a driver that has no time to say goodbye."""
     script = tmp_path / "driver.py"
     script.write_text(
-        "import time, ray\nfrom dsi_jax import Config, Engine\n"
-        "engine = Engine(Config(backend='ray'))\n"
+        "import time, ray\nfrom dsi_jax.cluster import ClusterConfig\nfrom dsi_jax.runtime.ray.open import join\n"
+        "join(ClusterConfig(), 1)\n"
+        "idle = ray.remote(type('Idle', (), {'wait': lambda self: time.sleep(600)})).remote()\nidle.wait.remote()\n"
         "print(ray._private.worker._global_node.get_session_dir_path(), flush=True)\ntime.sleep(600)\n",
         encoding="utf-8",
     )
