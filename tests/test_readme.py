@@ -83,8 +83,10 @@ COSTLY = {
     "expect": "tests/test_cards.py runs it",
     "compile_for": "needs libtpu; tests/test_aot.py runs it as far as it goes without",
     "tpu_check": "needs libtpu, and minutes",
+    "fuzz": "minutes; tests/test_chaos.py plays such runs",
     "soak": "minutes; tests/test_real_faults.py runs what it does at a small size",
     "generate --config=configs/demo.py --backend=paced --inject": "tests/test_real_faults.py makes such faults",
+    "generate --config=configs/demo.py --backend=ray": "half a minute; tests/test_ray.py runs such engines",
     "write_docs": "writes to docs/; its pages are compared below",
 }
 

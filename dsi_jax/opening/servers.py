@@ -34,6 +34,8 @@ class Experiment:
         mesh, pair, config = self.config.mesh, self.pair, self.pair.target.config
         devices = {DRAFTER: max(mesh.drafter_tp, 1)}
         devices |= {target(i): mesh.target_tp * mesh.target_fsdp for i in range(mesh.sp_degree)}
+        if self.config.drafter.fallback != "none":
+            devices[SPARE_DRAFTER] = 1
         width = max(config.verify_width, config.prefill_width or 0)
         length = min(width + 2, pair.max_length - 4)
         return Recipe(self.config, devices, make_server, config, (length, self.config.verification))
@@ -54,11 +56,6 @@ def _check_travels(experiment: Experiment) -> None:
         )
     if experiment.devices is not None:
         raise ValueError("with backend=ray servers have their own devices; leave out devices=, or use backend=device")
-    if config.drafter.fallback != "none":
-        raise ValueError(
-            f"with backend=ray there is no second drafter yet, and drafter.fallback={config.drafter.fallback} asks for "
-            "one; leave it out (the run goes on without drafts), or use backend=device"
-        )
     if config.mesh.drafter_shares:
         raise ValueError(
             "with backend=ray no two servers can have the same devices; set mesh.drafter_shares=False, or "
@@ -75,8 +72,9 @@ def make_server(config: Config, name: str, shelf: Any = None) -> Servers:
       shelf: where a target server finds the drafter's distributions; None: drafts come without.
     """
     is_drafter = name in DRAFTERS
-    if not is_drafter:  # the drafter's checkpoint need not be on this host
-        config = dataclasses.replace(config, drafter=dataclasses.replace(config.drafter, kind="ngram"))
+    if name != DRAFTER:  # the drafter's checkpoint need not be on this host
+        kind = config.drafter.fallback if is_drafter else "ngram"
+        config = dataclasses.replace(config, drafter=dataclasses.replace(config.drafter, kind=kind))
     pair = open_pair(config)
     mesh = config.mesh
     wanted = (

@@ -124,8 +124,8 @@ class Fleet:
             **options, max_restarts=0, max_concurrency=4, scheduling_strategy="SPREAD"
         )
         with self._lock:
-            if self._closed:
-                return
+            if self._closed:  # a call now would start another cluster
+                raise RuntimeError("the fleet is closed")
             self._actors[name], self.incarnation[name] = kind.remote(post), incarnation
 
     def _before(self, name: str) -> list[int]:

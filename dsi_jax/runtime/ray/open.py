@@ -47,7 +47,7 @@ def open_ray(opening: Opening) -> Opened:
       TimeoutError: the servers took too long.
     """
     recipe, cluster = opening.elsewhere(), opening.config.cluster
-    local, leave = _join(cluster, sum(recipe.devices.values()))
+    local, leave = join(cluster, sum(recipe.devices.values()))
     backend = None
     try:
         host = cluster.bind or ("127.0.0.1" if local else ray.util.get_node_ip_address())
@@ -90,7 +90,7 @@ def _on_loopback():
         services.resolve_ip_for_localhost = resolve
 
 
-def _join(cluster: ClusterConfig, needed: int):
+def join(cluster: ClusterConfig, needed: int):
     """Be connected to a cluster; returns whether it is this machine's alone, and what leaves it."""
     global _started_here
     with _lock:
