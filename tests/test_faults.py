@@ -92,9 +92,11 @@ def test_one_loss_costs_at_most_its_deadline_and_a_forward(policy, sp_degree, lo
     assert trace.wall_s <= max(whole, less, alone) + most_s * max(lost, 1) + 1 / TICKS
 
 
+@pytest.mark.parametrize("kind", ["crash", "hang", "nan"])
 @pytest.mark.parametrize("policy", [SI, DSI], ids=lambda policy: policy.name)
-def test_the_drafter_lost_leaves_plain_decoding(policy):
-    trace = virtual_run(SETTING, policy, Blocks(0, 3), wrong(1), faults=(Fault("drafter", "crash", 10),))
+def test_the_drafter_lost_leaves_plain_decoding(policy, kind):
+    """A drafter that hangs is missed although every epoch of DSI cancels what it was asked for."""
+    trace = virtual_run(SETTING, policy, Blocks(0, 3), wrong(1), faults=(Fault("drafter", kind, 10),))
     (incident,) = trace.incidents
     late = [commit for commit in trace.commits if commit.time_s > incident.time_s + 0.1]
     assert incident.server == "drafter" and late

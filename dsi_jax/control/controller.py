@@ -306,5 +306,5 @@ class Controller:
         return job
 
     def _cancel(self, cancel: Cancel) -> Cancel:
-        self._outstanding.cancel(cancel)
+        self._outstanding.cancel(cancel, self._timing.now)
         return cancel

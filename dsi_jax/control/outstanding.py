@@ -13,7 +13,7 @@ class _Entry:
 
     job: Job
     request: int
-    sent: float  # seconds
+    since: float  # when it was sent, or the cancelled one in whose place it was sent at once; seconds
     void: bool = False  # a cancelled Draft: its server may drop it without a word
 
 
@@ -23,13 +23,17 @@ class Outstanding:
     def __init__(self) -> None:
         self._jobs: dict[str, dict[int, _Entry]] = collections.defaultdict(dict)
         self._answered: dict[str, float] = {}  # server -> when it answered last
+        self._cancelled: dict[str, tuple[float, float]] = {}  # drafter -> when drafts were cancelled, their `since`
         self._owed: collections.Counter[int] = collections.Counter()  # request -> jobs that are sure to be answered
 
     def sent(self, job: Job, now: float) -> None:
-        request = job.request.id if isinstance(job, Prefill) else job.request
-        self._jobs[job.server][job.job] = _Entry(job, request, now)
+        request, since = job.request.id if isinstance(job, Prefill) else job.request, now
         if not isinstance(job, Draft):
             self._owed[request] += 1
+        elif job.server in self._cancelled:  # or a drafter that hangs would never be missed: each epoch cancels
+            at, waiting = self._cancelled.pop(job.server)
+            since = waiting if at == now else now
+        self._jobs[job.server][job.job] = _Entry(job, request, since)
 
     def find(self, job: int, server: str) -> str:
         """The server that has this job: the one that speaks of it, or another one that it blames."""
@@ -58,12 +62,16 @@ class Outstanding:
                 del jobs[i]
         return any(i in jobs and jobs[i].request == draft.request for i in before)
 
-    def cancel(self, order: Cancel) -> None:
+    def cancel(self, order: Cancel, now: float) -> None:
         """Drafts of older epochs may never be answered."""
-        for jobs in self._jobs.values():
+        for server, jobs in self._jobs.items():
             for entry in jobs.values():
-                if entry.request == order.request and isinstance(entry.job, Draft) and entry.job.epoch < order.epoch:
+                if entry.void or entry.request != order.request or not isinstance(entry.job, Draft):
+                    continue
+                if entry.job.epoch < order.epoch:
                     entry.void = True
+                    at, since = self._cancelled.get(server, (now, entry.since))
+                    self._cancelled[server] = now, min(since, entry.since) if at == now else entry.since
 
     def void_drafts(self, request: int, server: str) -> None:
         """What a server drafts for this request is not wanted any more."""
@@ -90,7 +98,7 @@ class Outstanding:
         for server, jobs in self._jobs.items():
             entry = next((entry for entry in jobs.values() if not entry.void), None)
             if entry:
-                begin = max(entry.sent, self._answered.get(server, entry.sent))
+                begin = max(entry.since, self._answered.get(server, entry.since))
                 yield begin + deadlines.of(entry.job) + trip_s(server), server, entry.job
 
     @property
