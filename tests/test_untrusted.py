@@ -3,12 +3,14 @@
 import json
 import re
 import time
+import tracemalloc
 
 import pytest
 
-from dsi_jax.checkpoints import border
+from dsi_jax.checkpoints import border, gguf_file
 from dsi_jax.checkpoints.chat import render_chat
 from dsi_jax.checkpoints.open import ModelSource, open_model
+from dsi_jax.checkpoints.shapes import open_shapes
 from tests.launchers import ROOT, launch
 
 FORMATS = ("gguf", "safetensors", "index", "config", "tokenizer", "manifest", "override")
@@ -105,6 +107,24 @@ def test_shards_and_manifests_name_files_of_their_own(name, players, tmp_path):
         path.write_text(json.dumps(fields))
         with pytest.raises(ValueError, match=r"lies outside the directory|does not lie in it"):
             open_model(ModelSource(str(path.parent)), progress=False)
+
+
+def test_shapes_alone_are_read_with_the_same_care(tmp_path):
+    (tmp_path / "config.json").write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ValueError, match=r"RecursionError.*fetch it again"):
+        open_shapes(ModelSource(str(tmp_path)))
+
+
+def test_a_split_model_may_claim_any_number_of_parts(tmp_path, monkeypatch):
+    path = tmp_path / "m-00001-of-99999999.gguf"
+    path.touch()
+    claims = gguf_file.GGUFFile(path, {"split.count": 99_999_999, "split.no": 0}, {})
+    monkeypatch.setattr(gguf_file, "read_header", lambda path: claims)
+    tracemalloc.start()
+    with pytest.raises(FileNotFoundError, match="m-00002-of-99999999"):
+        open_model(ModelSource(str(path)), progress=False)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 def _empty(folder):

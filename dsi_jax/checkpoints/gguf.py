@@ -120,11 +120,13 @@ def _read_headers(path: Path) -> tuple[gguf_file.GGUFFile, tuple[Path, ...]]:
     stem = path.name.removesuffix(f"-00001-of-{count:05}.gguf")
     if number != 0 or stem == path.name:
         raise ValueError(f"{path}: part {number + 1} of {count}; give the first, named NAME-00001-of-{count:05}.gguf")
-    parts = tuple(path.with_name(f"{stem}-{part:05}-of-{count:05}.gguf") for part in range(1, count + 1))
-    if missing := [part for part in parts if not part.is_file()]:
-        raise FileNotFoundError(f"{missing[0]}: part of the model in {path.name} is missing; fetch it")
+    parts: list[Path] = []
+    for part in range(1, count + 1):  # one by one: the file may claim any number of parts
+        parts.append(path.with_name(f"{stem}-{part:05}-of-{count:05}.gguf"))
+        if not parts[-1].is_file():
+            raise FileNotFoundError(f"{parts[-1]}: part of the model in {path.name} is missing; fetch it")
     tensors = {name: tensor for part in parts for name, tensor in gguf_file.read_header(part).tensors.items()}
-    return dataclasses.replace(first, tensors=tensors), parts
+    return dataclasses.replace(first, tensors=tensors), tuple(parts)
 
 
 def _check_tensors(

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from dsi_jax.checkpoints.border import reading
 from dsi_jax.checkpoints.config_json import read_config
 from dsi_jax.checkpoints.families import FAMILIES
 from dsi_jax.checkpoints.open import ModelSource, is_huggingface, open_source, resolve, run_choices
@@ -32,7 +33,8 @@ def open_shapes(source: ModelSource) -> Shapes:
     """
     path = resolve(source.path)
     if is_huggingface(path) and not _has_weights(path):
-        family, config = read_config(path / "config.json", run_choices(source))
+        with reading(path):
+            family, config = read_config(path / "config.json", run_choices(source))
         name = next(name for name, known in FAMILIES.items() if known is family)
         return Shapes(config, name, lambda: _no_tokenizer(path), has_weights=False)
     opened = open_source(source)
