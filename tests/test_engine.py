@@ -221,7 +221,7 @@ def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(engine):
 
 
 def test_rejection_rule_generates_the_targets_distribution():
-    """Joint distribution of the first two tokens over 1,500 seeds, by non-SI, SI and DSI (false alarms: 1e-6 each).
+    """Joint distribution of the first two tokens over 800 seeds, by non-SI, SI and DSI (false alarms: 1e-6 each).
 
     The first token is settled at a window's boundary by DSI and inside a block by SI, the second one after it.
     """
@@ -236,7 +236,7 @@ def test_rejection_rule_generates_the_targets_distribution():
         for algorithm, lookahead in (("non_si", 1), ("si", 2), ("dsi", 1), ("dsi", 2)):
             counts = np.zeros((8, 8))
             rejections = 0
-            for seed in range(1500):
+            for seed in range(800):
                 result = generate(
                     engine, prompt, algorithm, lookahead=lookahead, sampling=Sampling(**sampling, seed=seed)
                 )
@@ -244,8 +244,8 @@ def test_rejection_rule_generates_the_targets_distribution():
                 rejections += result.run.rejections
             possible = expected > 0
             assert counts[~possible].sum() == 0
-            assert stats.chisquare(counts[possible], 1500 * expected[possible]).pvalue > 1e-6, (algorithm, lookahead)
-            assert algorithm == "non_si" or rejections > 100
+            assert stats.chisquare(counts[possible], 800 * expected[possible]).pvalue > 1e-6, (algorithm, lookahead)
+            assert algorithm == "non_si" or rejections > 60
 
 
 def _pair_probabilities(config, params, prompt, top_k):
@@ -399,9 +399,9 @@ def test_a_paced_run_that_fails_at_its_start_leaves_nothing_behind():
     drafter = dataclasses.replace(drafting_with(lambda state, count: (state, Proposal([]))), init=init)
     config = Config(mesh=MeshConfig(sp_degree=2))
     with Engine(config, target=(Transformer(TARGET), target_params()), drafter=drafter) as engine:
-        with pytest.raises(WorkerError, match="drafter failed: drafter not ready"):
-            generate(engine, PROMPTS[0], "dsi", max_new_tokens=4, latencies=Latencies(2e-3, 1e-3))
+        first = generate(engine, PROMPTS[0], "dsi", max_new_tokens=4, latencies=Latencies(2e-3, 1e-3))
         expected = generate(engine, PROMPTS[0], "non_si", max_new_tokens=8).tokens
+        assert first.tokens == expected[:4] and len(calls) > 2
         for algorithm in ("si", "dsi"):
             assert generate(engine, PROMPTS[0], algorithm, lookahead=3, max_new_tokens=8).tokens == expected
         paced = {"latencies": Latencies(8e-3, 1e-3), "lookahead": 3}

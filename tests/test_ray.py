@@ -54,7 +54,7 @@ def wait_until_back(engine, limit_s=90.0):
 
 def test_tokens_are_those_of_one_process(engine, plain):
     draw = random.Random(0)
-    for _ in range(12):
+    for _ in range(8):
         how = {
             "prompts": draw.choice(PROMPTS),
             "max_new_tokens": draw.randint(4, 24),
@@ -93,7 +93,7 @@ def test_paced_runs_take_at_least_their_floors(engine, plain):
 def test_a_server_that_crashes_is_done_without_and_comes_back(engine, plain):
     how = {"prompts": PROMPTS[0], "max_new_tokens": 24}
     pace = Latencies(0.03, 0.01)  # so that every server is at work
-    for fault in ("target_1:crash@3", "target_0:nan@2", "target_1:hang@2..8", "target_0:slowx3@2"):
+    for fault in ("target_1:crash@3", "target_0:nan@2", "target_1:hang@2..8"):
         (result,) = engine.generate(**how, algorithm="dsi", latencies=pace, inject=fault)
         assert result.tokens == plain(**how), fault
         assert bool(result.trace.incidents) >= ("crash" in fault or "nan" in fault)
@@ -140,6 +140,7 @@ def test_what_cannot_travel_is_refused():
         Engine(dataclasses.replace(on_ray(99), cluster=ClusterConfig(resource="GPU")))
 
 
+@pytest.mark.skipif("DSI_LONG" not in os.environ, reason="Ray takes most of a minute to notice; DSI_LONG=1 runs it")
 def test_nothing_is_left_when_the_driver_is_killed(tmp_path):
     """Ray's processes and the actors end with a driver that has no time to say goodbye."""
     script = tmp_path / "driver.py"

@@ -19,6 +19,10 @@ _DAMAGE = (
 LONGEST = 400  # characters of a message; a file may hold names of any length
 
 
+class ChoiceError(ValueError):
+    """What a caller chose cannot be; no file is to blame."""
+
+
 @contextlib.contextmanager
 def reading(path: str | Path) -> Iterator[None]:
     """Turn whatever goes wrong with a file into one line that names it.
@@ -29,6 +33,8 @@ def reading(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
+    except ChoiceError:
+        raise
     except (ValueError, OSError) as error:
         words = _one_line(error)
         if isinstance(error, OSError) or (str(path) in words and words == str(error)):

@@ -21,6 +21,7 @@ from ray._private import services
 from dsi_jax.runtime.ray.backend import RayBackend
 from dsi_jax.runtime.ray.fleet import Fleet
 
+ROOM = 64  # a cluster of our own counts so many cores more than there are: for further engines of this process
 _started_here = 0  # engines that use a cluster which this process has started
 _lock = threading.Lock()
 
@@ -109,7 +110,7 @@ def join(cluster: ClusterConfig, needed: int):
                         f"{where}: there is no Ray cluster; start one by `ray start --head`, or leave the address out"
                     ) from error
             else:
-                cores = max(needed, os.cpu_count() or 1)
+                cores = max(needed, os.cpu_count() or 1) + ROOM
                 with warnings.catch_warnings():  # it starts programs, which forks; nothing of jax is used in between
                     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
                     with _on_loopback():
