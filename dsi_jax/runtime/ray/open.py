@@ -23,7 +23,7 @@ from dsi_jax.runtime.ray.fleet import Fleet
 
 ROOM = 64  # a cluster of our own counts so many cores more than there are: for further engines of this process
 _started_here = 0  # engines that use a cluster which this process has started
-_lock = threading.Lock()
+_lock = threading.RLock()  # Ray imports as it ends, which may collect another engine, which leaves too
 
 
 class RemoteServer:
