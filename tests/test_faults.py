@@ -66,7 +66,7 @@ def test_a_fault_strikes_jobs_of_its_server_between_its_tokens():
     assert not fault.strikes(Draft("drafter", 0, 0, 0, 0, (1,), 1, settled=7), 3)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(
     policy=st.sampled_from(list(POLICIES.values())),
     sp_degree=st.integers(2, 7),
