@@ -61,7 +61,7 @@ def crowds(draw):
     return plan, oracle, requests
 
 
-@settings(max_examples=1200, deadline=None, derandomize=True)
+@settings(max_examples=700, deadline=None, derandomize=True)
 @given(crowds(), durations())
 def test_every_sequence_gets_its_own_tokens(crowd, duration):
     plan, oracle, requests = crowd

@@ -71,7 +71,7 @@ def engine():
         yield engine
 
 
-@pytest.mark.parametrize("sp_degree", [1, 2, 4, 7])
+@pytest.mark.parametrize("sp_degree", [1, 7])
 def test_the_algorithms_agree_to_the_bit(sp_degree):
     """Every temperature, lookahead and SP degree; device timing decides the order of arrival."""
     with tiny_engine(sp_degree) as engine:
@@ -221,7 +221,7 @@ def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(engine):
 
 
 def test_rejection_rule_generates_the_targets_distribution():
-    """Joint distribution of the first two tokens over 800 seeds, by non-SI, SI and DSI (false alarms: 1e-6 each).
+    """Joint distribution of the first two tokens over 400 seeds, by non-SI, SI and DSI (false alarms: 1e-6 each).
 
     The first token is settled at a window's boundary by DSI and inside a block by SI, the second one after it.
     """
@@ -236,7 +236,7 @@ def test_rejection_rule_generates_the_targets_distribution():
         for algorithm, lookahead in (("non_si", 1), ("si", 2), ("dsi", 1), ("dsi", 2)):
             counts = np.zeros((8, 8))
             rejections = 0
-            for seed in range(800):
+            for seed in range(400):
                 result = generate(
                     engine, prompt, algorithm, lookahead=lookahead, sampling=Sampling(**sampling, seed=seed)
                 )
@@ -244,8 +244,8 @@ def test_rejection_rule_generates_the_targets_distribution():
                 rejections += result.run.rejections
             possible = expected > 0
             assert counts[~possible].sum() == 0
-            assert stats.chisquare(counts[possible], 800 * expected[possible]).pvalue > 1e-6, (algorithm, lookahead)
-            assert algorithm == "non_si" or rejections > 60
+            assert stats.chisquare(counts[possible], 400 * expected[possible]).pvalue > 1e-6, (algorithm, lookahead)
+            assert algorithm == "non_si" or rejections > 30
 
 
 def _pair_probabilities(config, params, prompt, top_k):

@@ -20,7 +20,7 @@ from tests.oracle_servers import expected_tokens, oracle_servers, tokens_of
 PLAN = Plan(DSI, lookahead=2, sp_degree=3)
 ORACLE = HashOracle(0.8, seed=5)
 REQUEST = Request((1, 2, 3), 24)
-SIGNALS = int(os.environ.get("DSI_SIGNALS", "60"))  # a longer hunt: DSI_SIGNALS=2000
+SIGNALS = int(os.environ.get("DSI_SIGNALS", "40"))  # a longer hunt: DSI_SIGNALS=2000
 AGAIN_S = 0.3  # Python swallows what is raised in a finalizer: try again
 LATER_S = 1e-4
 

@@ -21,7 +21,7 @@ from dsi_jax.simulation.oracles import HashOracle
 from dsi_jax.simulation.virtual import VirtualBackend
 
 FORECAST = Forecast(3.0, 1.0, 0.7)
-SCHEDULES = settings(max_examples=2500, deadline=None, derandomize=True)
+SCHEDULES = settings(max_examples=1500, deadline=None, derandomize=True)
 
 
 def expected(oracle, request, stop_at=None):
