@@ -159,6 +159,8 @@ def test_nothing_else_waits_for_a_queue_with_a_deadline():
     for path in [*(ROOT / "dsi_jax").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+                if ast.unparse(node.func.value) == "ray":  # which waits for an actor, in no queue of Python's
+                    continue
                 assert "timeout" not in {keyword.arg for keyword in node.keywords}, f"{path}:{node.lineno}"
 
 
