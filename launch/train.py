@@ -4,7 +4,8 @@
   python launch/train.py --role=drafter --target=out/target/model --out=out/drafter --set=train.batch=8
 
 `--out` receives `state/` (for --resume) and `model/` (a model directory with its tokenizer.json). The shapes,
-the expected numbers and the cost stand in the cards, configs/train_target.py and configs/train_drafter.py.
+the expected numbers and the cost stand in the cards, configs/train_target.py, configs/train_drafter.py and
+configs/train_big_drafter.py.
 """
 
 from pathlib import Path
@@ -40,11 +41,13 @@ def main() -> None:
     texts, held_out = data.split_texts()
     if _TARGET.value is None:
         frozen, tokenizer = None, data.train_tokenizer(texts, model.vocab_size)
-        loss = train.next_token_loss(model)
+        loss, first = train.next_token_loss(model), None
     else:
         frozen, tokenizer = store.restore(_TARGET.value), data.load_tokenizer(Path(_TARGET.value) / "tokenizer.json")
-        loss = distill.distillation_loss(model, store.load_config(_TARGET.value))
-    stream, fresh = data.encode_stream(tokenizer, texts), train.init_state(model, config)
+        shape, layers = store.load_config(_TARGET.value), experiment.from_layers
+        loss = distill.distillation_loss(model, shape)
+        first = distill.first_params(model, shape, frozen, layers) if layers else None
+    stream, fresh = data.encode_stream(tokenizer, texts), train.init_state(model, config, first)
     state = train.fit(loss, frozen, fresh, stream, config, out / "state", _SAVE_EVERY.value)
     store.save(out / "model", model, state.params, storage_dtype="bfloat16", overwrite=True)
     tokenizer.save(str(out / "model" / "tokenizer.json"))

@@ -1,6 +1,8 @@
 """Distillation of a drafter, and its measure: what counts is how often the drafter agrees with the target."""
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +45,32 @@ def distillation_loss(drafter: ModelConfig, target: ModelConfig, label_weight: f
         return divergence + label_weight * label_loss(student, tokens[:, 1:]) if label_weight else divergence
 
     return loss
+
+
+def first_params(drafter: ModelConfig, target: ModelConfig, params: Any, layers: Sequence[int]) -> Any:
+    """Give a drafter some layers of the target, and all that surrounds the layers, to start from.
+
+    Args:
+      params: the target's.
+      layers: of the target, as many as the drafter has.
+
+    Raises:
+      ValueError: there are no such layers, or the models differ in more than their number.
+    """
+    if len(layers) != drafter.layers or not all(0 <= layer < target.layers for layer in layers):
+        raise ValueError(
+            f"from_layers={tuple(layers)} must name model.layers={drafter.layers} layers in 0..{target.layers - 1}"
+        )
+    if differ := [
+        f"{field.name}={getattr(drafter, field.name)}"
+        for field in dataclasses.fields(ModelConfig)
+        if field.name not in ("layers", "max_length", "verify_width", "prefill_width")
+        and getattr(drafter, field.name) != getattr(target, field.name)
+    ]:
+        raise ValueError(f"from_layers needs a drafter of the target's widths; {', '.join(differ)} differs from it")
+    around = {name: value for name, value in params.items() if not name.startswith("block_")}
+    blocks = {f"block_{index}": params[f"block_{layer}"] for index, layer in enumerate(layers)}
+    return jax.tree.map(jnp.array, {**around, **blocks})  # copies: a train state is donated
 
 
 class Agreement(NamedTuple):

@@ -54,6 +54,7 @@ class Experiment:
 
     model: ModelConfig
     train: TrainConfig
+    from_layers: tuple[int, ...] = ()  # of the target, that a drafter of its widths starts from; none: from random ones
 
 
 @struct.dataclass

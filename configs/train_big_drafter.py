@@ -1,0 +1,27 @@
+"""The second embedded drafter: two of the target's six layers, distilled; a third of the target's time per token.
+
+  python launch/train.py --role=drafter --config=configs/train_big_drafter.py \\
+      --target=out/target/model --out=out/big_drafter
+"""
+
+from dsi_jax.models.config import ModelConfig
+from dsi_jax.training.train import Experiment, TrainConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=ModelConfig(
+            vocab_size=512,
+            width=192,
+            layers=2,
+            heads=8,
+            kv_heads=4,
+            head_dim=24,
+            mlp_width=512,
+            max_length=512,
+            trained_length=512,
+            verify_width=8,
+        ),
+        train=TrainConfig(steps=4000, batch=4, length=256, learning_rate=3e-3),
+        from_layers=(0, 5),
+    )
