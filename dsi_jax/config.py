@@ -61,6 +61,7 @@ class Config:
     timeout_s: float | None = None  # of a request; then it ends with the tokens that it has
     deadline_s: float | None = None  # of one forward or draft, beyond which a server counts as hung; None: by latencies
     inject: tuple[str, ...] = ()  # faults made on purpose, such as "target_2:crash@40" (`faults.py`)
+    compiled: str = "auto"  # directory where compiled programs are kept (`programs/kept.py`) | auto | none
     chat: bool = False  # wrap prompts in the target's chat template
     prompts: tuple[str, ...] = ("def main():\n",)  # what is continued where no flag gives a prompt
 

@@ -12,6 +12,7 @@ from dsi_jax.config import Config
 from dsi_jax.drafters import Context, Drafter, find_kind
 from dsi_jax.opening.pair import Pair, Side, mesh_of, open_pair
 from dsi_jax.placement.mesh import MeshConfig, carve
+from dsi_jax.programs.kept import keep_compiled
 from dsi_jax.programs.model import Model, param_shardings
 from dsi_jax.runtime.backends.opened import Recipe, Servers
 from dsi_jax.runtime.capacity import Holding, check_memory
@@ -71,6 +72,7 @@ def make_server(config: Config, name: str, shelf: Any = None) -> Servers:
       name: of the server.
       shelf: where a target server finds the drafter's distributions; None: drafts come without.
     """
+    keep_compiled(config.compiled)
     is_drafter = name in DRAFTERS
     if name != DRAFTER:  # the drafter's checkpoint need not be on this host
         kind = config.drafter.fallback if is_drafter else "ngram"
@@ -103,6 +105,7 @@ def make_servers(config: Config, pair: Pair, devices: Sequence[jax.Device] | Non
     Raises:
       ValueError: there are not enough devices, or they do not divide the models.
     """
+    keep_compiled(config.compiled)
     meshes = carve(mesh_of(config, pair), devices)
     target_meshes = {server: mesh for server, mesh in meshes.items() if server != DRAFTER}
     _check_memory(pair, meshes, config.concurrency)

@@ -49,7 +49,9 @@ def warm_up(
     *,
     exact: bool = True,
 ) -> WarmedUp:
-    """Run every program of every server, all servers at once, then time target 0 and the drafter.
+    """Run every program of every server, then time target 0 and the drafter.
+
+    Target 0 goes before the other replicas, which load what was compiled for it (`programs/kept.py`).
 
     Args:
       backend: with idle workers.
@@ -63,9 +65,12 @@ def warm_up(
     """
     rounds = _Rounds(backend, prompt_length)
     targets = {name: server for name, server in servers.items() if name not in DRAFTERS}
-    rounds.prefill(servers)
+    others = [name for name in targets if name != target(0)]
+    rounds.prefill([name for name in servers if name not in others])
     evidence = rounds.draft() if DRAFTER in servers else ()
-    rounds.verify(targets, evidence, verification)
+    rounds.verify([target(0)], evidence, verification)
+    rounds.prefill(others)
+    rounds.verify(others, evidence, verification)
     latencies = rounds.measure(evidence, with_drafter=DRAFTER in servers)
     exactness = None
     if exact:
