@@ -22,7 +22,7 @@ START = """
 from conftest import jax
 import test_kept
 from dsi_jax import Config, Engine, MeshConfig
-with Engine(Config(mesh=MeshConfig(sp_degree=2, target_tp=2))) as engine:
+with Engine(Config(mesh=MeshConfig(sp_degree=2))) as engine:
     tokens = engine.generate("def main():", max_new_tokens=8)[0].tokens
 print("misses", test_kept.EVENTS.count("cache_misses"), "hits", test_kept.EVENTS.count("cache_hits"), "tokens", tokens)
 """

@@ -67,44 +67,25 @@ def test_committed_without_outputs(path):
 # -------------------------------------------------------------------------------------------------------- quickstart
 
 
-@pytest.fixture(scope="module")
-def quickstart():
-    return executed("quickstart")
-
-
 @pytest.mark.slow
-def test_all_algorithms_agree_and_have_a_row_each(quickstart):
-    text = printed(quickstart["algorithms"])
+def test_the_quickstart_shows_what_it_promises():
+    """One test, so that no two processes of a test run execute the notebook."""
+    shown = executed("quickstart")
+    text = printed(shown["algorithms"])
     assert "identical: yes" in text
     for backend in ("device", "paced"):
         for algorithm in POLICIES:
             row = next(line for line in text.splitlines() if re.match(rf"{algorithm} +{backend} ", line))
             assert re.search(r"\d\.\d\dx +\d+\.\d\dx$", row), row  # vs non-SI, vs SI
-
-
-@pytest.mark.slow
-def test_losslessness_was_checked_at_every_setting(quickstart):
-    assert printed(quickstart["lossless"]) == "identical tokens in 9 of 9 cases\n"
-
-
-@pytest.mark.slow
-def test_timeline_is_drawn_and_text_is_streamed(quickstart):
-    assert is_drawn(quickstart["timeline"])
-    assert len(printed(quickstart["stream"])) > 20
+    assert printed(shown["lossless"]) == "identical tokens in 9 of 9 cases\n"
+    assert is_drawn(shown["timeline"])
+    assert len(printed(shown["stream"])) > 20
     for cell in ("policy", "own"):
-        assert "identical: yes" in printed(quickstart[cell])
-
-
-@pytest.mark.slow
-def test_own_parts_take_part(quickstart):
-    assert "all servers round alike: True" in printed(quickstart["engine"])
-    assert re.search(r"^eager +paced ", printed(quickstart["policy"]), flags=re.MULTILINE)
-    assert re.search(r"\d+ of \d+ drafts were right", printed(quickstart["drafter"]))
-
-
-@pytest.mark.slow
-def test_nothing_was_complained_about(quickstart):
-    complaints = [o for outputs in quickstart.values() for o in outputs if o.get("name") == "stderr"]
+        assert "identical: yes" in printed(shown[cell])
+    assert "all servers round alike: True" in printed(shown["engine"])
+    assert re.search(r"^eager +paced ", printed(shown["policy"]), flags=re.MULTILINE)
+    assert re.search(r"\d+ of \d+ drafts were right", printed(shown["drafter"]))
+    complaints = [output for outputs in shown.values() for output in outputs if output.get("name") == "stderr"]
     assert complaints == []
 
 
