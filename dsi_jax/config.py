@@ -31,6 +31,7 @@ class DrafterConfig:
     longest: int = 4  # n-gram: how many tokens are looked up at most
     shortest: int = 2  # n-gram: and at least
     acceptance: float = 0.9  # synthetic: the rate at which it is right
+    burst: int | Literal["auto"] = "auto"  # model: tokens that one dispatch holds at most (`planning/bursts.py`)
     fallback: Literal["none", "ngram"] = "none"  # what drafts once this one is lost; ngram: a lookup on the host
 
     def __post_init__(self) -> None:
@@ -38,6 +39,8 @@ class DrafterConfig:
         _check_choice("drafter.fallback", self.fallback, ("none", "ngram"))
         if not 0 <= self.acceptance <= 1:
             raise ValueError(f"acceptance={self.acceptance} must lie in [0, 1]")
+        if self.burst != "auto" and self.burst < 1:
+            raise ValueError(f"drafter.burst={self.burst} must be at least 1, or auto")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,9 +81,9 @@ def real_calls(model):
         probs = rows if rule == Verification.REJECTION else None
         cache = model.empty_cache()
         yield f"verify {word}", target.judge.lower(model.params, cache, feed(width), knobs, probs)
-        yield f"draft {word}", drafter.step.lower(model.params, cache, token, knobs)
-        yield f"extend {word}", drafter.extend.lower(model.params, cache, feed(2), knobs)
-        yield f"prefill {word}", drafter.extend.lower(model.params, cache, feed(config.prefill_width), knobs)
+        yield f"draft {word}", drafter.step.lower(model.params, cache, token, token, knobs)
+        yield f"extend {word}", drafter.begin.lower(model.params, cache, feed(2), token, knobs)
+        yield f"prefill {word}", drafter.read.lower(model.params, cache, feed(config.prefill_width), knobs)
     yield "prefill", target.feed.lower(model.params, cache, feed(config.prefill_width))
     draft = transfer.put_integers([1, 2], one)
     yield "settle p/q", target.settle.lower(draft, row, row[None], knobs)

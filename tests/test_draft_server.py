@@ -201,6 +201,27 @@ def test_a_drafter_that_promises_distributions_gives_them(keeper):
         propose(keeper, P - 1, PROMPT[-1:], 2)
 
 
+@pytest.mark.parametrize("rule", Verification, ids=str)
+def test_bursts_give_the_tokens_and_caches_of_single_steps(rule):
+    """To the bit: from a prompt, after rejections, longer than a program holds; one by one on the left."""
+    model = placed(DRAFT_CONFIG, first_device=2)
+    servers = [DraftServer(model_drafter(model, rule, longest=longest), V) for longest in (1, 3, W)]
+    for server in servers:
+        prefill(server)
+    for start, tokens, count in (
+        (P - 1, PROMPT[-1:], 7), (P + 7, (), 1), (P + 8, (), 5), (P + 3, (9,), 4), (P + 1, (2, 7), 3), (P, (1, 2, 3), 6)
+    ):  # fmt: skip
+        single, *others = [propose(server, start, tokens, count, settled=0) for server in servers]
+        assert len(single.tokens) == count
+        assert all(other.tokens == single.tokens for other in others)
+        fed = start + len(tokens) + count - 1
+        caches = [slots_of(slot_of(server).state.cache, fed) for server in servers]
+        assert all(np.array_equal(cache, caches[0]) for cache in caches)
+        if rule == Verification.REJECTION:
+            rows = [distributions(server, event) for server, event in zip(servers, (single, *others), strict=True)]
+            assert all(np.array_equal(row, rows[0]) for row in rows)
+
+
 def test_sequences_have_states_of_their_own(drafter):
     """Three requests draft in turns as each does alone."""
     server, role = drafter

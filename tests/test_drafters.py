@@ -230,6 +230,7 @@ class Settings:
     longest: int = 4
     shortest: int = 2
     acceptance: float = 0.9
+    burst: int | str = "auto"
 
 
 def context(verification=Verification.COUPLED, model=None):

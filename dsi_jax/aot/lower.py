@@ -93,11 +93,13 @@ def drafter_calls(
     cache, knobs, depth = _cache(model), _knobs(model), config.layers
     for rule in rules:
         words, programs = RULES[rule], draft_programs(model, rule, token_ids)
-        step = (model.params, cache, _shape((), jnp.int32, model.replicated), knobs)
+        one, (narrow, wide) = _shape((), jnp.int32, model.replicated), programs.widths
+        step = (model.params, cache, one, one, knobs)
         yield Call("drafter", f"draft {words}", "draft", 1, depth, True, programs.step, step)
-        for width, program in zip(programs.widths, ("extend", "prefill"), strict=True):
-            fed = (model.params, cache, _feed(model, width), knobs)
-            yield Call("drafter", f"{program} {words}", program, width, depth, True, programs.extend, fed)
+        few = (model.params, cache, _feed(model, narrow), one, knobs)
+        yield Call("drafter", f"extend {words}", "extend", narrow, depth, True, programs.begin, few)
+        many = (model.params, cache, _feed(model, wide), knobs)
+        yield Call("drafter", f"prefill {words}", "prefill", wide, depth, True, programs.read, many)
 
 
 def _cache(model: Model) -> Any:

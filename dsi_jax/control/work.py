@@ -74,10 +74,10 @@ def no_more_drafts(view: View) -> bool:
     return done and not drafts.asked
 
 
-def draft(view: View) -> Draft:
-    """Ask the drafter for its next tokens; the first time in an epoch, tell it what the sequence now is."""
+def draft(view: View, most: int | None = None) -> Draft:
+    """Ask the drafter for its next tokens, for a burst or `most`; the first time in an epoch, tell it the sequence."""
     sequence, drafts = view.sequence, view.drafts
-    count = min(view.plan.draft_burst, sequence.draft_limit - view.draft_end)
+    count = min(view.plan.draft_burst, most or view.plan.draft_burst, sequence.draft_limit - view.draft_end)
     if count < 1 or not drafts.ready:
         raise ValueError("the policy drafts where nothing can be drafted; ask `may_draft` first")
     start, tokens = view.draft_end, ()  # behind the drafts under way

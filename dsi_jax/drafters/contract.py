@@ -11,7 +11,7 @@ from dsi_jax.programs.model import Model
 class Proposal(NamedTuple):
     """Draft tokens, and for each the distribution it was drawn from."""
 
-    tokens: Sequence[Any]  # each an int, or a device array that becomes one
+    tokens: Sequence[Any]  # each an int, a device array that becomes one, or `transfer.Several` of them
     evidence: Sequence[Any] = ()  # float32[V] per token; none where the drafter is certain (q is one-hot)
 
 
@@ -31,6 +31,7 @@ class Drafter:
     extend: Callable[[Any, int, tuple[int, ...]], Any]
     propose: Callable[[Any, int], tuple[Any, Proposal]]
     burst: int = 1  # tokens that it likes to propose at once; 0: a whole lookahead
+    longest: int = 1  # tokens that cost it one dispatch, however many they are; above 1 the plan chooses the burst
     may_be_silent: bool = True  # it may propose fewer tokens than it was asked for, or none
     has_distributions: bool = False  # every token comes with the distribution it was drawn from
     allocate: Callable[[], Any] | None = None  # makes the memory of a state, to be `old` for the first request
@@ -40,6 +41,8 @@ class Drafter:
     def __post_init__(self) -> None:
         if self.burst < 0:
             raise ValueError(f"burst={self.burst} must be at least 1, or 0 for a whole lookahead")
+        if self.longest < 1:
+            raise ValueError(f"longest={self.longest} must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,15 +1,19 @@
-"""The model drafter: a network on a submesh of its own, one forward per token, tokens chained on the device."""
+"""The model drafter: a network on a submesh of its own, one forward per token, tokens chained on the device.
 
-from typing import Any, NamedTuple
+One dispatch holds a burst of tokens (`planning/bursts.py` says how many), and the host reads them together.
+"""
+
+from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from dsi_jax.base import Request, Sampling, Verification
 from dsi_jax.decoding.sampling import Knobs
 from dsi_jax.drafters.contract import Context, Drafter, Kind, Proposal
 from dsi_jax.models.kv_cache import KVCache
 from dsi_jax.placement import transfer
-from dsi_jax.programs.drafter import draft_programs
+from dsi_jax.programs.drafter import Burst, draft_programs
 from dsi_jax.programs.feed import pack_feed
 from dsi_jax.programs.model import Model
 
@@ -24,25 +28,35 @@ class _State(NamedTuple):
     last: jax.Array | None = None  # int32[], the last proposal, on the device; None while tokens are pending
 
 
-def model_drafter(model: Model, verification: Verification, token_ids: int | None = None) -> Drafter:
+def model_drafter(
+    model: Model, verification: Verification, token_ids: int | None = None, longest: int | None = None
+) -> Drafter:
     """Draft with a model.
 
     Args:
       model: weights on the drafter's submesh; it proposes ids below its config's `token_ids` alone.
       verification: the rule drafts are judged by.
       token_ids: V of the target, whose ids it is given; None: the drafter's own.
+      longest: tokens that one dispatch may hold; None: W of the drafter's config.
     """
-    programs = draft_programs(model, verification, token_ids or model.config.token_ids)
+    longest = longest or model.config.verify_width
+    programs = draft_programs(model, verification, token_ids or model.config.token_ids, longest)
+    counts = [transfer.put(np.int32(count), model.replicated) for count in range(longest + 1)]  # lengths of bursts
 
-    def feed(cache: KVCache, start: int, tokens: tuple[int, ...], knobs) -> tuple[KVCache, jax.Array, Any]:
-        """Feed known tokens in as many runs as it takes; the proposal of the last one counts."""
-        narrow, width = programs.widths
-        width = narrow if len(tokens) <= narrow else width
-        for begin in range(0, len(tokens), width):
-            packed = pack_feed(start + begin, tokens[begin : begin + width], width)
+    def feed(
+        cache: KVCache, start: int, tokens: tuple[int, ...], knobs: Knobs, count: int = 1
+    ) -> tuple[KVCache, Burst, int]:
+        """Feed known tokens in as many runs as it takes, the last of which proposes; returns how many tokens it did."""
+        narrow, wide = programs.widths
+        if len(tokens) <= narrow:
+            count = min(count, longest)
+            integers = transfer.put_integers(pack_feed(start, tokens, narrow), model.replicated)
+            return *programs.begin(model.params, cache, integers, counts[count], knobs), count
+        for begin in range(0, len(tokens), wide):
+            packed = pack_feed(start + begin, tokens[begin : begin + wide], wide)
             integers = transfer.put_integers(packed, model.replicated)
-            cache, token, probs = programs.extend(model.params, cache, integers, knobs)
-        return cache, token, probs
+            cache, burst = programs.read(model.params, cache, integers, knobs)
+        return cache, burst, 1
 
     def allocate() -> _State:
         return _State(model.empty_cache())
@@ -60,23 +74,33 @@ def model_drafter(model: Model, verification: Verification, token_ids: int | Non
 
     def propose(state: _State, count: int) -> tuple[_State, Proposal]:
         cache, last = state.cache, state.last
-        tokens, evidence = [], []
-        for _ in range(count):
+        bursts, done = [], 0
+        while done < count:
             if last is None:
-                cache, last, probs = feed(cache, state.start, state.pending, state.knobs)
+                cache, burst, size = feed(cache, state.start, state.pending, state.knobs, count)
             else:
-                cache, last, probs = programs.step(model.params, cache, last, state.knobs)
-            tokens.append(last)
-            evidence.append(probs)
+                size = min(count - done, longest)
+                cache, burst = programs.step(model.params, cache, last, counts[size], state.knobs)
+            bursts.append((burst, size))
+            last, done = burst.last, done + size
         state = state._replace(cache=cache, pending=(), last=last)
-        return state, Proposal(tokens, evidence if with_distributions else ())
+        tokens = [transfer.Several(burst.tokens, size) for burst, size in bursts]
+        return state, Proposal(tokens, [row for burst, size in bursts for row in burst.probs[:size]])
 
-    with_distributions = verification == Verification.REJECTION
-    return Drafter(init, extend, propose, may_be_silent=False, has_distributions=with_distributions, allocate=allocate)
+    return Drafter(
+        init,
+        extend,
+        propose,
+        longest=longest,
+        may_be_silent=False,
+        has_distributions=verification == Verification.REJECTION,
+        allocate=allocate,
+    )
 
 
 def _build(context: Context) -> Drafter:
-    return model_drafter(context.model, context.verification, context.token_ids)
+    longest = None if context.config.burst == "auto" else context.config.burst
+    return model_drafter(context.model, context.verification, context.token_ids, longest)
 
 
 MODEL = Kind("model", needs_submesh=True, build=_build)

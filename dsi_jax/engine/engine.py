@@ -99,7 +99,7 @@ class Engine:
         self._halt: Stop | None = None  # of the call that runs
         self._seen = SeenAcceptance()
         self._continuations: dict[Request, tuple[int, ...]] = {}
-        self.measured, self.exactness, self._hop_s = self._warm_up(opened.servers)
+        self.measured, self.exactness, self._hop_s, self._dispatch_s = self._warm_up(opened.servers)
         self._backend.deadlines = self._deadlines(None)
 
     # ------------------------------------------------------------------------------------------------- generating
@@ -205,11 +205,20 @@ class Engine:
         concurrency = self._check_concurrency(concurrency)
         forecast = self._forecast(latencies, sampling, acceptance)
         lookahead = self._border.lookahead(lookahead)
-        drafts, links = self._drafter.burst, latencies.links if latencies else ONE_HOST
+        dispatch_s, links = 0.0 if latencies else self._dispatch_s, latencies.links if latencies else ONE_HOST
         policy = self._check_turns(find_policy(algorithm))
         deadlines = self._deadlines(latencies)
         return make_plan(
-            self.config, self.model_config, policy, lookahead, forecast, drafts, concurrency, links, deadlines
+            self.config,
+            self.model_config,
+            policy,
+            lookahead,
+            forecast,
+            self._drafter,
+            dispatch_s,
+            concurrency,
+            links,
+            deadlines,
         )
 
     def interrupt(self) -> bool:
@@ -428,6 +437,7 @@ class Engine:
                 min(width + 2, self.max_length - 4),
                 self.config.verification,
                 exact=self.config.mode == "exact",
+                burst=self._drafter.longest,
             )
         except BaseException:
             self.close()

@@ -6,6 +6,7 @@ from dsi_jax.base import ONE_HOST, Deadlines, Forecast, Links, Plan, Policy
 from dsi_jax.config import Config
 from dsi_jax.models.config import ModelConfig
 from dsi_jax.planning.plans import plan_run
+from dsi_jax.runtime.backends.opened import Talents
 
 LEAST_S = 5.0  # no deadline is shorter, for a machine may be busy with something else for a while
 TIMES = 20  # and none is shorter than so many times what was measured
@@ -17,7 +18,8 @@ def make_plan(
     policy: Policy,
     lookahead: int | str,
     forecast: Forecast,
-    burst: int = 1,
+    talents: Talents,
+    dispatch_s: float = 0.0,
     concurrency: int = 1,
     links: Links = ONE_HOST,
     deadlines: Deadlines | None = None,
@@ -30,7 +32,8 @@ def make_plan(
       policy: how work is overlapped.
       lookahead: draft tokens per verification, or "auto".
       forecast: latencies on the servers, and acceptance rate.
-      burst: tokens that the drafter likes to propose at once; 0: a whole lookahead.
+      talents: of the drafter.
+      dispatch_s: seconds that a dispatch of the drafter costs beside its tokens.
       concurrency: sequences under way at once.
       links: of messages to target servers on other hosts.
       deadlines: beyond which a server counts as hung.
@@ -41,7 +44,9 @@ def make_plan(
         forecast,
         config.mesh.sp_degree,
         model.verify_width,
-        burst=burst,
+        burst=talents.burst,
+        longest_burst=talents.longest,
+        dispatch_s=dispatch_s,
         concurrency=concurrency,
         links=links,
         verification=config.verification,

@@ -4,11 +4,18 @@ Everything else may run under `jax.transfer_guard("disallow")`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Sharding
+
+
+class Several(NamedTuple):
+    """Tokens that lie together on a device."""
+
+    array: jax.Array  # int32[b]
+    count: int  # how many of them count, the first ones
 
 
 def put(tree: Any, sharding: Any) -> Any:
@@ -27,8 +34,12 @@ def read_integers(array: jax.Array) -> list[int]:
 
 
 def read_tokens(tokens: Sequence[Any]) -> tuple[int, ...]:
-    """Wait for tokens, each an int or an int32[] on a device, and bring them to the host together."""
-    return tuple(int(token) for token in jax.device_get(list(tokens)))
+    """Wait for tokens, each an int, an int32[] on a device, or `Several`, and bring them to the host together."""
+    found = jax.device_get([token.array if isinstance(token, Several) else token for token in tokens])
+    read: list[int] = []
+    for token, values in zip(tokens, found, strict=True):
+        read += values[: token.count].tolist() if isinstance(token, Several) else [int(values)]
+    return tuple(read)
 
 
 def read_floats(array: Any) -> np.ndarray:

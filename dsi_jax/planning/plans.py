@@ -1,6 +1,7 @@
 """From a lookahead to a plan: the bounds that go with it. One definition, for the engine and for predictions of it."""
 
 from dsi_jax.base import ONE_HOST, Blocks, Forecast, Links, Plan, Policy, Verification
+from dsi_jax.planning.bursts import choose_burst
 from dsi_jax.planning.lookahead import choose_blocks, over_links
 
 
@@ -12,6 +13,8 @@ def plan_run(
     verify_width: int,
     *,
     burst: int = 1,
+    longest_burst: int = 1,
+    dispatch_s: float = 0.0,
     concurrency: int = 1,
     verification: Verification = Verification.COUPLED,
     links: Links = ONE_HOST,
@@ -25,6 +28,8 @@ def plan_run(
       sp_degree: target servers.
       verify_width: W of the target's program; it bounds the blocks of `auto`.
       burst: tokens that the drafter likes to propose at once; 0: a whole lookahead.
+      longest_burst: tokens that cost the drafter one dispatch; above 1 it is chosen how many it proposes at once.
+      dispatch_s: seconds that a dispatch costs beside its tokens.
       concurrency: sequences under way at once.
       verification: the rule by which drafts are judged.
       links: of messages to target servers on other hosts.
@@ -33,8 +38,11 @@ def plan_run(
     # a window of more than W tokens, the last settled one among them, takes several runs of the program, whose price
     # the latencies do not tell
     longest = max(1, verify_width - 1)
+    alone = forecast
     forecast = over_links(forecast, links, min(sp_degree, concurrency * policy.targets(sp_degree)))
     blocks = choose_blocks(policy, forecast, sp_degree, longest, concurrency) if auto else Blocks(0, lookahead)
+    if longest_burst > 1:
+        burst = choose_burst(policy, blocks, alone, dispatch_s, longest_burst)
     return Plan(
         policy,
         blocks.lookahead,

@@ -22,7 +22,7 @@ def schedule(view: View) -> list[Job]:
     while view.idle and block_is_due(view):
         jobs.append(verify(view))
     while may_draft(view, ahead=view.plan.draft_lead) and not view.verdict_is_near:
-        jobs.append(draft(view))
+        jobs.append(draft(view, missing(view)))
     return jobs
 
 
@@ -39,6 +39,14 @@ def block_is_due(view: View) -> bool:
     if sequence.fed < sequence.settled:
         return sequence.drafted >= blocks.first or no_more_drafts(view)
     return sequence.waiting >= blocks.lookahead or (sequence.waiting > 0 and no_more_drafts(view))
+
+
+def missing(view: View) -> int | None:
+    """How many drafts the next block still lacks, for it should not wait for a longer burst; None if it has them."""
+    sequence, blocks = view.sequence, view.timing.blocks
+    drafted = view.draft_end - max(sequence.fed, sequence.settled)
+    lacking = (blocks.first if sequence.fed < sequence.settled else blocks.lookahead) - drafted
+    return lacking if lacking > 0 else None
 
 
 DSI = Policy("dsi", "DSI", "drafting and verifications overlap in time", schedule, auto=best_blocks, adapts=True)

@@ -14,7 +14,7 @@ def schedule(view: View) -> list[Job]:
         return []  # the drafter waits too
     jobs: list[Job] = []
     while may_draft(view, ahead=view.plan.lookahead):
-        jobs.append(draft(view))
+        jobs.append(draft(view, view.sequence.settled + view.plan.lookahead - view.draft_end))
     full = view.sequence.drafted >= view.plan.lookahead
     if view.idle and (full or no_more_drafts(view)):
         jobs.append(verify(view))

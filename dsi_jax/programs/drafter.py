@@ -1,7 +1,8 @@
-"""What a model drafter runs: a forward over its last row, and a draw."""
+"""What a model drafter runs: a forward over its last row, and a draw; again and again in one dispatch, as a burst."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,56 +18,101 @@ NOT_FINITE = -(2**31)  # stands for a token whose logits were not finite
 TPU_ROWS = 8  # of a tile: fewer are padded to it; two rows made XLA write every layer's cache back in full
 
 
+class Burst(NamedTuple):
+    """What one dispatch proposes: the first `count` of so many places."""
+
+    tokens: jax.Array  # int32[b]
+    last: jax.Array  # int32[], the last one of them
+    probs: tuple[jax.Array, ...]  # b x float32[V], the distributions they were drawn from; none under the coupled rule
+
+
 @dataclasses.dataclass(frozen=True)
 class DraftPrograms:
-    """What a model drafter runs; each returns (cache, int32[] token, float32[V] its distribution or None).
+    """What a model drafter runs.
 
-    extend(params, cache, feed, knobs): roll back, feed known tokens, propose.
-    step(params, cache, token, knobs): feed the previous proposal, still on the device, propose.
+    read(params, cache, feed, knobs) -> (cache, Burst of one): roll back, feed known tokens at full width, propose.
+    begin(params, cache, feed, count, knobs) -> (cache, Burst): the same with few tokens, and draft on behind them.
+    step(params, cache, token, count, knobs) -> (cache, Burst): feed the previous proposal, which is still on the
+      device, and draft on.
     """
 
-    extend: Callable
+    read: Callable
+    begin: Callable
     step: Callable
-    widths: tuple[int, int]  # of `extend`, ascending: after a rejection one or two tokens are new, a prompt is longer
+    widths: tuple[int, int]  # of `begin` and `read`: after a rejection one or two tokens are new, a prompt is longer
+    longest: int  # b, tokens of a burst at most
 
 
-def draft_programs(model: Model, verification: Verification, token_ids: int) -> DraftPrograms:
+def draft_programs(model: Model, verification: Verification, token_ids: int, longest: int = 1) -> DraftPrograms:
     """Build the drafter's programs. Coupled: it draws with the target's noise; rejection: with its own.
 
     Logits are widened to the target's vocabulary of `token_ids`, ids that the drafter does not propose at `NEVER`: it
     meets the very noise that the target draws with. Where the target has ids that the drafter's table lacks, it reads
     token 0 in their place, which costs acceptance and nothing else.
+
+    With `longest` above 1 a dispatch holds a loop, whose tokens stay on the device. Its length is an argument, so
+    bursts of any length are one program, and round alike. With 1 there is no loop.
     """
     module, config = model.module, model.config
     role = Role.SHARED if verification == Verification.COUPLED else Role.DRAFT
 
-    def propose(params, cache, tokens, count, knobs):
-        position = cache.length + count
+    def propose(params, cache, tokens, fed, knobs):
+        position = cache.length + fed
         if token_ids > config.vocab_size:
             tokens = jnp.where(tokens < config.vocab_size, tokens, 0)
-        logits, cache = module.apply({"params": params}, tokens[None, :], cache, count[None], count[None] - 1)
+        logits, cache = module.apply({"params": params}, tokens[None, :], cache, fed[None], fed[None] - 1)
         last = logits[0]
         wide = widen(last, token_ids)
-        token = jnp.where(is_finite(last, count), draw(wide, position, knobs, role), NOT_FINITE)[0]
+        token = jnp.where(is_finite(last, fed), draw(wide, position, knobs, role), NOT_FINITE)[0]
         return cache, token, probabilities(wide, knobs)[0] if role == Role.DRAFT else None
 
-    def extend(params, cache, feed, knobs):
+    def read(params, cache, feed, knobs):
         fed = unpack_feed(feed)
-        return propose(params, rollback(cache, fed.start[None]), fed.tokens, fed.count, knobs)
+        cache, token, probs = propose(params, rollback(cache, fed.start[None]), fed.tokens, fed.count, knobs)
+        return cache, Burst(token[None], token, () if probs is None else (probs,))
 
-    def step(params, cache, token, knobs):
-        return propose(params, cache, token[None], jnp.int32(1), knobs)
+    def draft_on(params, cache, first, done, count, knobs):
+        """Draft until there are `count`; `first` is a burst of one, which counts if `done` is 1."""
+        tokens = jnp.full((longest,), first.last, jnp.int32)
+        table = jnp.stack(first.probs * longest) if first.probs else None
 
-    out = (model.cache_shardings(), model.replicated, model.replicated)
-    return DraftPrograms(
-        extend=jax.jit(extend, donate_argnums=1, out_shardings=out),
-        step=jax.jit(step, donate_argnums=1, out_shardings=out),
-        widths=extend_widths(model),
-    )
+        def body(at, carry):
+            cache, last, tokens, table = carry
+            cache, token, probs = propose(params, cache, last[None], jnp.int32(1), knobs)
+            table = None if probs is None else jax.lax.dynamic_update_slice_in_dim(table, probs[None], at, 0)
+            return cache, token, tokens.at[at].set(token), table
+
+        cache, last, tokens, table = jax.lax.fori_loop(done, count, body, (cache, first.last, tokens, table))
+        return cache, Burst(tokens, last, () if table is None else tuple(table))
+
+    def begin(params, cache, feed, count, knobs):
+        cache, first = read(params, cache, feed, knobs)
+        return draft_on(params, cache, first, 1, count, knobs)
+
+    def step(params, cache, token, count, knobs):
+        nothing = () if role == Role.SHARED else (jnp.zeros((token_ids,), jnp.float32),)
+        return draft_on(params, cache, Burst(token[None], token, nothing), 0, count, knobs)
+
+    def begin_once(params, cache, feed, count, knobs):
+        del count
+        return read(params, cache, feed, knobs)
+
+    def step_once(params, cache, token, count, knobs):
+        del count
+        cache, token, probs = propose(params, cache, token[None], jnp.int32(1), knobs)
+        return cache, Burst(token[None], token, () if probs is None else (probs,))
+
+    def compiled(program, places):
+        probs = () if role == Role.SHARED else (model.replicated,) * places
+        out = (model.cache_shardings(), Burst(model.replicated, model.replicated, probs))
+        return jax.jit(program, donate_argnums=1, out_shardings=out)
+
+    loops = (begin, step) if longest > 1 else (begin_once, step_once)
+    return DraftPrograms(compiled(read, 1), *(compiled(loop, longest) for loop in loops), extend_widths(model), longest)
 
 
 def extend_widths(model: Model) -> tuple[int, int]:
-    """Widths of `extend`: one for what follows a rejection, no wider than the slack of a cache, and one for prompts."""
+    """Widths of `begin`, for what follows a rejection, within the slack of a cache, and of `read`, for prompts."""
     config, platform = model.config, model.mesh.devices.flat[0].platform
     slack = max(config.verify_width, config.prefill_width or 0)
     narrow = max(2, min(TPU_ROWS, slack)) if platform == "tpu" else 2

@@ -29,6 +29,7 @@ from dsi_jax.runtime.exactness import Exactness, compare_rounding
 from dsi_jax.simulation.latencies import Latencies
 
 REPEATS = 8  # of each measured job
+FEW = 4  # tokens of the bursts that are measured
 COMPILE_DEADLINE_S = 3600.0  # all replicas of a large model compile at once
 LEAST_S = 1e-9  # a drafter on the host may take less than its clock shows
 
@@ -39,6 +40,7 @@ class WarmedUp(NamedTuple):
     latencies: Latencies  # median seconds of one job on one server, the others idle, dispatch and readback included
     exactness: Exactness | None  # None: not looked at, in fast mode
     hop_s: float  # median seconds in which tokens are brought to target 0's devices; a part of its latency
+    dispatch_s: float  # what a dispatch of the drafter takes beside its tokens; 0 where it makes one for each
 
 
 def warm_up(
@@ -48,6 +50,7 @@ def warm_up(
     verification: Verification,
     *,
     exact: bool = True,
+    burst: int = 1,
 ) -> WarmedUp:
     """Run every program of every server, then time target 0 and the drafter.
 
@@ -59,6 +62,7 @@ def warm_up(
       prompt_length: tokens of the made-up prompt; long enough to need the wide programs.
       verification: under the rejection rule, drafts must travel with their distributions.
       exact: compare how the target servers round.
+      burst: draft tokens that one dispatch holds at most.
 
     Raises:
       WorkerError: a program failed; its exception is the cause.
@@ -71,7 +75,8 @@ def warm_up(
     rounds.verify([target(0)], evidence, verification)
     rounds.prefill(others)
     rounds.verify(others, evidence, verification)
-    latencies = rounds.measure(evidence, with_drafter=DRAFTER in servers)
+    target_s = rounds.measure_target(evidence)
+    drafter_s, dispatch_s = rounds.measure_drafter(burst) if DRAFTER in servers else (LEAST_S, 0.0)
     exactness = None
     if exact:
         config = next(iter(targets.values())).config
@@ -79,7 +84,7 @@ def warm_up(
             targets, rounds.request.id, prompt_length - 1, config.verify_width, config.token_ids
         )
     backend.drain()
-    return WarmedUp(latencies, exactness, servers[target(0)].hop_s())
+    return WarmedUp(Latencies(target_s, drafter_s), exactness, servers[target(0)].hop_s(), dispatch_s)
 
 
 def warm_up_alone(name: str, server: Any, prompt_length: int, verification: Verification) -> None:
@@ -127,13 +132,19 @@ class _Rounds:
                 [Settle(e.server, self._id(), self.request.id, 0, self._last + 1, 0, own, e.job) for e in events]
             )
 
-    def measure(self, evidence: tuple[Handle, ...], with_drafter: bool) -> Latencies:
-        target_s = self._median(lambda: self._verify(target(0), (0, 0), evidence))
-        drafter_s = self._median(lambda: self._draft(self._last + 1, ())) if with_drafter else LEAST_S
-        return Latencies(target_s, max(drafter_s, LEAST_S))
+    def measure_target(self, evidence: tuple[Handle, ...]) -> float:
+        return self._median(lambda: self._verify(target(0), (0, 0), evidence))
 
-    def _draft(self, start: int, tokens: tuple[int, ...], drafter: str = DRAFTER) -> Draft:
-        return Draft(drafter, self._id(), self.request.id, 0, start, tokens, 1)
+    def measure_drafter(self, longest: int) -> tuple[float, float]:
+        """Seconds of a draft token in bursts of a few, and what a dispatch costs beside its tokens."""
+        few = min(FEW, longest)
+        alone = self._median(lambda: self._draft(self._last + 1, ()))
+        together = self._median(lambda: self._draft(self._last + 1, (), count=few)) if few > 1 else alone
+        dispatch_s = (few * alone - together) / (few - 1) if few > 1 else 0.0
+        return max(together / few, LEAST_S), max(dispatch_s, 0.0)
+
+    def _draft(self, start: int, tokens: tuple[int, ...], drafter: str = DRAFTER, count: int = 1) -> Draft:
+        return Draft(drafter, self._id(), self.request.id, 0, start, tokens, count)
 
     def _verify(self, server: str, tokens: tuple[int, ...], evidence: tuple[Handle, ...] = ()) -> Verify:
         return Verify(server, self._id(), self.request.id, 0, self._last, self._last, tokens, evidence)

@@ -54,6 +54,7 @@ class Talents:
     """What the drafter can do, as in `Drafter`."""
 
     burst: int = 1
+    longest: int = 1
     may_be_silent: bool = True
     rehearse: Callable[[Request, tuple[int, ...]], None] | None = None
 
@@ -86,7 +87,7 @@ def in_this_process(backend: Callable[..., Pollable]) -> Callable[[Opening], Ope
             backend(made.servers, depth=depth, together=made.together),
             made.servers,
             made.devices,
-            Talents(drafter.burst, drafter.may_be_silent, drafter.rehearse),
+            Talents(drafter.burst, drafter.longest, drafter.may_be_silent, drafter.rehearse),
             lambda: counter.count,
             bool(made.together),
         )

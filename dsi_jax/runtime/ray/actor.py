@@ -59,6 +59,7 @@ class Facts:
     devices: tuple[str, ...]
     distributions: str = "-"  # where the drafter's are to be had
     burst: int = 1
+    longest: int = 1
     may_be_silent: bool = True
     rehearses: bool = False
     host: str = ""
@@ -108,6 +109,7 @@ class ServerActor:
             facts,
             distributions="" if shelf is None else Counter(shelf, host, self._post.token).address,
             burst=drafter.burst,
+            longest=drafter.longest,
             may_be_silent=drafter.may_be_silent,
             rehearses=drafter.rehearse is not None,
         )

@@ -75,7 +75,7 @@ def open_ray(opening: Opening) -> Opened:
         backend,
         {name: RemoteServer(fleet, name, None if name in DRAFTERS else recipe.target) for name in recipe.devices},
         {name: facts.devices for name, facts in fleet.facts.items()},
-        Talents(drafter.burst, drafter.may_be_silent, fleet.rehearse if drafter.rehearses else None),
+        Talents(drafter.burst, drafter.longest, drafter.may_be_silent, fleet.rehearse if drafter.rehearses else None),
         lambda: sum(backend.compilations.values()),
     )
 

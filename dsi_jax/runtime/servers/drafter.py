@@ -79,8 +79,9 @@ class DraftServer:
         """Put the distributions of new drafts on the shelf, and drop those that nobody will ask for again."""
         if self.shelf is None:
             return ()
-        if len(proposal.evidence) != len(proposal.tokens):
-            counts = f"{len(proposal.tokens)} tokens and {len(proposal.evidence)} distributions"
+        proposed = sum(getattr(token, "count", 1) for token in proposal.tokens)
+        if len(proposal.evidence) != proposed:
+            counts = f"{proposed} tokens and {len(proposal.evidence)} distributions"
             raise ValueError(f"the drafter gave {counts}; with has_distributions=True it gives one for each token")
         self.shelf.sweep(job.request, job.epoch, job.settled)
         return tuple(
