@@ -8,7 +8,7 @@ import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dsi_jax.base import FOREVER, Draft, Event, Failed, Job, Prefill
 from dsi_jax.runtime.inject import Mishap
@@ -20,6 +20,17 @@ Finish = Callable[[], Event]  # waits for a launched job and gives its event
 class Server(Protocol):
     def launch(self, job: Job) -> Finish:
         """Enqueue device work; the returned function waits for it and gives the event."""
+
+
+class Queue(Protocol):
+    """What a worker takes its jobs from."""
+
+    def put(self, entry: Any) -> None: ...
+
+    def get(self) -> Any:
+        """Wait for the next entry."""
+
+    def empty(self) -> bool: ...
 
 
 class Answer(NamedTuple):
@@ -84,7 +95,23 @@ class Worker:
     between any two of its steps, leaves no count wrong: whether a worker is done is told by the worker alone.
     """
 
-    def __init__(self, servers: Mapping[str, Server], answers: Mailbox, clock: Callable[[], float], depth: int = 1):
+    def __init__(
+        self,
+        servers: Mapping[str, Server],
+        answers: Mailbox,
+        clock: Callable[[], float],
+        depth: int = 1,
+        jobs: Queue | None = None,
+    ):
+        """Start the thread.
+
+        Args:
+          servers: by name, all on the same devices.
+          answers: where answers are put.
+          clock: seconds.
+          depth: jobs launched ahead.
+          jobs: where jobs lie until they are begun; None: a queue between two threads.
+        """
         self.name = ", ".join(servers)
         self._servers = servers
         self._answers = answers
@@ -92,7 +119,7 @@ class Worker:
         self._depth = depth
         self._run = 0  # what was submitted in an earlier run is not begun; written by the controller's thread only
         self._drafts: dict[int, _Drafts] = {}  # by request; written by the controller's thread only
-        self._queue: queue.SimpleQueue[_Task | Flushed | None] = queue.SimpleQueue()
+        self._queue: Queue = queue.SimpleQueue() if jobs is None else jobs
         self._taken = self._done = 0  # entries of the queue; written by the worker's thread only
         self._at: tuple[Job, float] | None = None  # what it waits for, and since when; written by its thread only
         self._thread = threading.Thread(target=self._work, name=f"dsi-{self.name}", daemon=True)
@@ -135,9 +162,17 @@ class Worker:
         self._drafts.clear()
         self._queue.put(Flushed(run, self.name))
 
+    def end(self) -> None:
+        """Stop after the jobs at hand; this waits for nothing."""
+        self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        self._thread.join()
+
     def close(self, timeout_s: float) -> bool:
         """Stop after the jobs at hand; returns whether the thread ended in time."""
-        self._queue.put(None)
+        self.end()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 

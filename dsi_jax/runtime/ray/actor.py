@@ -4,19 +4,18 @@ Ray starts it and tells of its death. Its methods are for what happens once; job
 """
 
 import dataclasses
+import math
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import zmq
 
 from dsi_jax.base import DRAFTERS, Cancel, Request
 from dsi_jax.placement.host import use_cpu_devices
 from dsi_jax.programs.compilations import CompilationCounter
 from dsi_jax.runtime.inject import Mishap
 from dsi_jax.runtime.ray.evidence import Counter, RemoteShelf
+from dsi_jax.runtime.ray.links import Inbox, call
 from dsi_jax.runtime.ray.messages import (
     Answered,
     Flush,
@@ -33,8 +32,6 @@ from dsi_jax.runtime.ray.messages import (
 )
 from dsi_jax.runtime.warm_up import warm_up_alone
 from dsi_jax.runtime.worker import Answer, Died, Worker
-
-LINGER_MS = 200  # for the last words of an actor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +71,6 @@ class ServerActor:
             os.environ["XLA_FLAGS"] = ""  # those of the driver are for the driver's devices
             _pin(post.cores)
             use_cpu_devices(post.devices)
-        self._mishaps = threading.Event()
         self._shelf: RemoteShelf | None = None
 
     def open(
@@ -131,58 +127,70 @@ class ServerActor:
 
     def serve(self) -> None:
         """Take jobs from the driver until it says close; another end of this process is a death."""
-        context, post = zmq.Context.instance(), self._post
-        inward, outward = (context.socket(zmq.DEALER) for _ in range(2))
-        for socket, way in ((inward, "in"), (outward, "out")):
-            socket.linger = LINGER_MS
-            socket.identity = f"{way}:{post.incarnation}".encode()
-            socket.connect(post.driver)
-        outbox = Outbox(outward, post.token, self._compilations)
+        post = self._post
+        self._line = call(post.driver, post.incarnation)
+        self._inbox = Inbox(self._line, self._take_all, lambda: _end_with(post.parent))
+        self._mishaps = Patience(self._inbox)
+        if self._shelf:
+            self._shelf.look = self._inbox.look
+        outbox = Outbox(self._line, post.token, self._compilations)
         depth = 2 if post.server in DRAFTERS and post.platform != "CPU" else 1
-        worker = Worker({post.server: self._server}, outbox, time.perf_counter, depth)
-        inward.send_multipart(seal(post.token, [Hello()]))
-        while True:
-            if not inward.poll(1000):
-                _end_with(post.parent)
-                continue
-            back: list[Line] = []
-            for line in unseal(post.token, inward.recv_multipart()) or []:
-                match line:
-                    case Told("close"):
-                        self._mishaps.set()
-                        worker.close(1.0)
-                        return
-                    case Ping(number):
-                        back.append(Pong(number, time.perf_counter()))
-                    case _:
-                        self._take(worker, line)
-            if back:
-                inward.send_multipart(seal(post.token, back))
+        self._say(Hello())
+        self._worker = Worker({post.server: self._server}, outbox, time.perf_counter, depth, self._inbox)
+        self._worker.join()
 
-    def _take(self, worker: Worker, line: Line) -> None:
+    def _say(self, line: Line) -> None:
+        self._line.send(seal(self._post.token, [line]))
+
+    def _take_all(self, frames: Sequence[bytes]) -> None:
+        for line in unseal(self._post.token, frames) or []:
+            self._take(line)
+
+    def _take(self, line: Line) -> None:
         match line:
             case Order(run, job, "-"):
-                worker.submit(run, job)
+                self._worker.submit(run, job)
             case Order(run, job, mishap, factor):
-                worker.submit(run, job, Mishap(mishap, factor, self._mishaps))
+                self._worker.submit(run, job, Mishap(mishap, factor, self._mishaps))
             case Cancel(request, epoch):
-                worker.cancel(request, epoch)
+                self._worker.cancel(request, epoch)
             case Flush(run):
-                worker.flush(run)
+                self._worker.flush(run)
+            case Ping(number):
+                self._say(Pong(number, time.perf_counter()))
             case Peer(address) if self._shelf:
                 self._shelf.point_to(address)
+            case Told("close"):
+                self._mishaps.set()
+                self._worker.end()
             case Told("release"):
                 self._mishaps.set()
-                self._mishaps = threading.Event()
+                self._mishaps = Patience(self._inbox)
             case Told("crash"):
                 os._exit(1)
+
+
+class Patience:
+    """Looks like an event to a job that hangs on purpose: it waits, and hears what the driver says meanwhile."""
+
+    def __init__(self, inbox: Inbox):
+        self._inbox = inbox
+        self._over = False
+
+    def set(self) -> None:
+        self._over = True
+
+    def wait(self, timeout_s: float = math.inf) -> None:
+        until = time.monotonic() + timeout_s
+        while not self._over and (left_s := until - time.monotonic()) > 0:
+            self._inbox.wait(min(left_s, Inbox.LOOK_S))
 
 
 class Outbox:
     """Where a worker puts its answers: each goes out at once, from the worker's own thread."""
 
-    def __init__(self, socket: zmq.Socket, token: bytes, compilations: CompilationCounter):
-        self._socket, self._token, self._compilations = socket, token, compilations
+    def __init__(self, line: Line, token: bytes, compilations: CompilationCounter):
+        self._line, self._token, self._compilations = line, token, compilations
 
     def put(self, answer: Answer | Flushed | Died) -> None:
         match answer:
@@ -192,7 +200,7 @@ class Outbox:
                 os._exit(1)  # a process whose worker is gone is of no use; Ray tells the driver
             case _:
                 line = Flushed(answer.run)
-        self._socket.send_multipart(seal(self._token, [line]))
+        self._line.send(seal(self._token, [line]))
 
 
 def _pin(cores: Sequence[int]) -> None:

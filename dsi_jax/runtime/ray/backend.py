@@ -1,15 +1,11 @@
-"""The backend whose servers are actors: jobs out and events in over one socket, in the controller's own thread."""
+"""The backend whose servers are actors: jobs out and events in, in the controller's own thread."""
 
 import collections
 import math
-import os
-import socket as sockets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import zmq
 
 from dsi_jax.base import DRAFTER, DRAFTERS, Cancel, Deadlines, Event, Job, Joined, Lost, Order, Span, StalledError
 from dsi_jax.base import span_of as make_span
@@ -18,6 +14,7 @@ from dsi_jax.runtime.inject import Injector
 from dsi_jax.runtime.ray import messages
 from dsi_jax.runtime.ray.clocks import Offset
 from dsi_jax.runtime.ray.fleet import Fleet, Moved, Ready
+from dsi_jax.runtime.ray.links import Exchange
 from dsi_jax.runtime.ray.messages import Answered, Flush, Flushed, Hello, Peer, Ping, Pong, Told, seal, unseal
 
 DEADLINE_S = 120.0  # of a job of unknown latency, when a run is over
@@ -33,24 +30,16 @@ class RayBackend:
 
     clock = "device"
 
-    def __init__(self, names: Sequence[str], host: str):
-        """Open the socket on which actors will call.
+    def __init__(self, names: Sequence[str], exchange: Exchange):
+        """Begin without actors; they will call.
 
         Args:
           names: of the servers.
-          host: address of this machine that actors can reach.
+          exchange: where they call.
         """
         self.deadlines: Deadlines | None = None
-        self._socket = zmq.Context.instance().socket(zmq.ROUTER)
-        self._socket.linger = 0
-        port = self._socket.bind_to_random_port(f"tcp://{host}")
-        self.address = f"tcp://{host}:{port}"
-        self._bell, self._rung = sockets.socketpair()  # wakes whoever waits for the socket
-        for end in (self._bell, self._rung):
-            end.setblocking(False)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._rung, zmq.POLLIN)
+        self._exchange = exchange
+        self.address = exchange.address
         self._names = tuple(names)
         self._fleet: Fleet | None = None
         self._news: collections.deque[Any] = collections.deque()  # from the fleet's threads
@@ -105,7 +94,7 @@ class RayBackend:
     def hear(self, news: Any) -> None:
         """Take news of a thread of the fleet's."""
         self._news.append(news)
-        self._ring()
+        self._exchange.ring()
 
     # ----------------------------------------------------------------------------------------------- as a `Backend`
 
@@ -163,7 +152,7 @@ class RayBackend:
 
     def wake(self) -> None:
         self._woken = True
-        self._ring()
+        self._exchange.ring()
 
     def ready(self) -> bool:
         if self._held:
@@ -207,22 +196,20 @@ class RayBackend:
         if self._closed:
             return
         self._closed = True
-        self._ring()
+        self._exchange.ring()
         with self._using:
             for name in list(self._way):
                 self._send(name, [Told("close")])
             if self._fleet:
                 self._fleet.close()
-            self._socket.close(0)
-            for end in (self._bell, self._rung):
-                end.close()
+            self._exchange.close()
 
     # ------------------------------------------------------------------------------------------------------ the socket
 
     def _send(self, server: str, lines: Sequence[messages.Line]) -> None:
         frames = seal(self._fleet.token, lines)
         self.sent, self.bytes = self.sent + 1, self.bytes + sum(map(len, frames))
-        self._socket.send_multipart([self._way[server], *frames])
+        self._exchange.send(self._way[server], frames)
 
     def _send_held(self) -> None:
         for server, lines in self._held.items():
@@ -232,32 +219,19 @@ class RayBackend:
 
     def _wait(self, timeout_s: float) -> None:
         self._refuse_if_closed()
-        self._poller.poll(max(0, math.ceil(timeout_s * 1e3)))
+        self._exchange.wait(timeout_s)
         self._refuse_if_closed()
 
     def _read_all(self, spans: list | None = None) -> None:
         """Take in all that lies there; spans of runs that are over go to `spans`."""
         self._refuse_if_closed()
         with self._using:
-            for incarnation, line in self._lines():
-                self._take(incarnation, line, spans)
-            try:
-                while self._rung.recv(4096):
-                    pass
-            except BlockingIOError:
-                pass
+            for incarnation, frames in self._exchange.receive():
+                self.received, self.bytes = self.received + 1, self.bytes + sum(map(len, frames))
+                for line in unseal(self._fleet.token, frames) or ():
+                    self._take(incarnation, line, spans)
             while self._news:
                 self._take_news(self._news.popleft())
-
-    def _lines(self) -> Iterator[tuple[bytes, messages.Line]]:
-        while True:
-            try:
-                sender, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self.received, self.bytes = self.received + 1, self.bytes + sum(map(len, frames))
-            for line in unseal(self._fleet.token, frames) or ():
-                yield sender.partition(b":")[2], line
 
     def _take(self, incarnation: bytes, line: messages.Line, spans: list | None) -> None:
         name = incarnation.decode().partition("/")[0]
@@ -283,7 +257,7 @@ class RayBackend:
                 if ping := self._pings.pop(number, None):
                     self.clocks[name].saw(ping[1], there_s, self.now())
             case Hello():
-                self._back(name, b"in:" + incarnation)
+                self._back(name, incarnation)
 
     def _take_news(self, news: Any) -> None:
         match news:
@@ -375,12 +349,6 @@ class RayBackend:
             if time.monotonic() >= until:
                 raise TimeoutError(f"not all servers have {words} within {limit_s:g} s")
             self._wait(STALL_S)
-
-    def _ring(self) -> None:
-        try:
-            os.write(self._bell.fileno(), b"!")
-        except OSError:  # full of rings that nobody has heard yet, or closed
-            return
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

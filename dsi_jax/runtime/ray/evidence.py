@@ -8,7 +8,7 @@ import collections
 import hmac
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,10 +61,11 @@ class Counter:
 
 
 class RemoteShelf:
-    """Looks like the drafter's `Shelf` to a target server. The worker's thread fetches; another one says where."""
+    """Looks like the drafter's `Shelf` to a target server."""
 
     def __init__(self, token: bytes):
         self._token = token
+        self.look: Callable[[], None] = lambda: None  # called while it waits, to hear of a drafter that is gone
         self._address = "-"
         self._socket: zmq.Socket | None = None
         self._connected = "-"
@@ -109,6 +110,7 @@ class RemoteShelf:
                 if found == number:
                     self._keep(keys, rows)
                     return
+            self.look()
             if self._address != address:
                 raise PeerError("the drafter is gone, and with it the distributions of its drafts")
         raise PeerError(f"the drafter did not give its distributions within {PATIENCE_S:g} s")

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import threading
 import warnings
 import weakref
@@ -20,7 +21,9 @@ from ray._private import services
 
 from dsi_jax.runtime.ray.backend import RayBackend
 from dsi_jax.runtime.ray.fleet import Fleet
+from dsi_jax.runtime.ray.links import UnixExchange, ZmqExchange
 
+UNIX = hasattr(socket, "AF_UNIX")
 ROOM = 64  # a cluster of our own counts so many cores more than there are: for further engines of this process
 _started_here = 0  # engines that use a cluster which this process has started
 _lock = threading.RLock()  # Ray imports as it ends, which may collect another engine, which leaves too
@@ -52,7 +55,7 @@ def open_ray(opening: Opening) -> Opened:
     backend = None
     try:
         host = cluster.bind or ("127.0.0.1" if local else ray.util.get_node_ip_address())
-        backend = RayBackend(tuple(recipe.devices), host)
+        backend = RayBackend(tuple(recipe.devices), UnixExchange() if local and UNIX else ZmqExchange(host))
         fleet = Fleet(cluster, recipe, backend.address, local, backend.hear)
         backend.attach(fleet)
         weakref.finalize(backend, leave)
