@@ -2,6 +2,10 @@
 
   python launch/train.py --role=drafter --config=configs/train_big_drafter.py \\
       --target=out/target/model --out=out/big_drafter
+
+Expected: KL near 0.13 nats/token, held-out loss 2.59, greedy agreement with the target near 0.75 on held-out text and
+0.86 along the target's own continuations (the shipped one; see dsi_jax/embedded).
+Cost: 11 minutes on 2 cores, at 3.2 steps/s. It starts from layers of the target: from random ones it would take longer.
 """
 
 from dsi_jax.models.config import ModelConfig
@@ -22,6 +26,6 @@ def get_config() -> Experiment:
             trained_length=512,
             verify_width=8,
         ),
-        train=TrainConfig(steps=4000, batch=4, length=256, learning_rate=3e-3),
+        train=TrainConfig(steps=2000, batch=4, length=256, learning_rate=3e-3),
         from_layers=(0, 5),
     )

