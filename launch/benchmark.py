@@ -8,6 +8,9 @@ Parts:
   overhead      controller: paced wall time over the virtual-time ideal of the same run, host us per token
   never_slower  paced DSI with a useless drafter against non-SI
   overlap       unpaced: wall time against the sum of busy times, for the embedded pair, which fits in cache
+  equal_devices unpaced, one core for the drafter and one for the target, each a process: non-SI, SI at its best
+                lookahead and auto, and DSI, for both embedded drafters at a low, a middle and a high acceptance; beside
+                them non-SI and SI with both cores for every forward, and what virtual time says
   concurrency   paced, SP = 7: 1, 2, 4 and 8 sequences at once under every policy: total tokens per second, and seconds
                 per sequence, beside the same plans in virtual time; a picture as well
 
@@ -20,6 +23,7 @@ from pathlib import Path
 
 import _cli
 import _concurrency
+import _equal_devices
 import _show
 from absl import flags
 
@@ -41,7 +45,13 @@ PROMPT = "import os\n\ndef main():\n"
 
 
 def main() -> None:
-    parts = {"overhead": overhead, "never_slower": never_slower, "overlap": overlap, "concurrency": concurrency}
+    parts = {
+        "overhead": overhead,
+        "never_slower": never_slower,
+        "overlap": overlap,
+        "equal_devices": equal_devices,
+        "concurrency": concurrency,
+    }
     if unknown := set(_PARTS.value) - set(parts):
         raise ValueError(f"--parts={','.join(sorted(unknown))} is not known; choose from {', '.join(parts)}")
     out = _show.check_out(_OUT.value)
@@ -106,6 +116,11 @@ def overlap() -> list[dict]:
             rows.append(row)
             print("overlap", row, flush=True)
     return rows
+
+
+def equal_devices() -> list[dict]:
+    """Each server a process on a core of its own."""
+    return _equal_devices.measure(_TOKENS.value, _REPEATS.value)
 
 
 def concurrency() -> list[dict]:

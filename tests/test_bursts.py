@@ -69,7 +69,10 @@ def counts_asked(plan, rounds=4):
 
 
 def test_a_block_does_not_wait_for_a_longer_burst():
-    plan = Plan(DSI, lookahead=5, sp_degree=1, first=5, draft_burst=4, draft_depth=1, draft_lead=40)
-    assert counts_asked(plan)[:2] == [4, 1]
+    for first, asked in ((5, [5]), (7, [4, 3]), (3, [3]), (1, [1])):
+        plan = Plan(DSI, lookahead=5, sp_degree=1, first=first, draft_burst=4, draft_depth=1, draft_lead=40)
+        assert counts_asked(plan)[: len(asked)] == asked
+    plan = Plan(DSI, lookahead=5, sp_degree=1, first=5, draft_depth=1, draft_lead=40)
+    assert counts_asked(plan, rounds=6) == [1] * 6
     plan = Plan(SI, lookahead=7, sp_degree=1, draft_burst=4, draft_depth=1)
     assert counts_asked(plan, rounds=2) == [4, 3]

@@ -160,9 +160,9 @@ def test_nothing_compiles_after_warm_up_in_any_slot():
 
 
 def test_latencies_are_measured():
-    _, _, (latencies, exactness, hop_s) = rejecting()
+    _, _, (latencies, exactness, hop_s, dispatch_s) = rejecting()
     assert 1e-6 < latencies.drafter_s < 1 and 1e-6 < latencies.target_s < 1
-    assert 0 < hop_s < 1
+    assert 0 < hop_s < 1 and 0 <= dispatch_s < 1
     assert exactness == Exactness(True)
 
 

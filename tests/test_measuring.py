@@ -142,7 +142,7 @@ def test_a_draft_chains_as_many_tokens_as_asked_behind_the_length_asked():
         probe = made.probe(call)
         jax.block_until_ready(probe.prepare())
         tokens = probe.run()
-        assert len(tokens) == (4 if call.program == "draft" else 1)
+        assert sum(several.count for several in tokens) == (4 if call.program == "draft" else 1)
         assert made._state.cache.length.tolist() == [fed]
 
 

@@ -87,7 +87,7 @@ def test_smollm2_is_lossless(smollm2, sampling):
 
 def test_the_big_drafter_is_right_more_often_and_changes_no_token(pair):
     prompts = ["import os\n\ndef main():\n", "class Stack:\n    def push(self, item):\n", "def read(path):\n    "]
-    options = {"algorithm": "si", "lookahead": 4, "max_new_tokens": 60}
+    options = {"algorithm": "si", "lookahead": 4, "max_new_tokens": 60, "sampling": Sampling(0.0), "eos_ids": ()}
     with Engine(Config(drafter=DrafterConfig(model=ModelSource("embedded:big_drafter")))) as engine:
         big = engine.generate(prompts, **options)
     small = pair.generate(prompts, **options)

@@ -122,6 +122,7 @@ class Plan:
     draft_burst: int = 1  # draft tokens asked for in one dispatch
     draft_depth: int = 2  # draft dispatches in flight, so that the drafter never waits for the host
     draft_lead: int = 256  # draft tokens the drafter may be ahead of the settled ones
+    draft_stock: int = 2**31  # and tokens that no target server has been handed; more would only wait there
     digest_lag: int = 16  # an idle replica that lags by this many settled tokens digests them
     concurrency: int = 1  # sequences under way at once
     links: Links = ONE_HOST  # to target servers on other hosts; `forecast.target_s` holds their mean round trip
@@ -137,6 +138,7 @@ class Plan:
             "draft_burst",
             "draft_depth",
             "draft_lead",
+            "draft_stock",
             "digest_lag",
             "concurrency",
         ):

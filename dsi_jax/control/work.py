@@ -5,6 +5,7 @@ servers and the forecast of times. It decides from that alone; it knows no clock
 """
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterator
 
 from dsi_jax.base import Digest, Draft, Plan, Verify
@@ -74,10 +75,17 @@ def no_more_drafts(view: View) -> bool:
     return done and not drafts.asked
 
 
-def draft(view: View, most: int | None = None) -> Draft:
-    """Ask the drafter for its next tokens, for a burst or `most`; the first time in an epoch, tell it the sequence."""
+def draft(view: View, lacking: int = 0) -> Draft:
+    """Ask the drafter for its next tokens; the first time in an epoch, tell it what the sequence now is.
+
+    It is asked for a burst. If the next window lacks so many drafts, they come in about as many bursts as they fill,
+    of equal length, so that the window waits for no further draft.
+    """
     sequence, drafts = view.sequence, view.drafts
-    count = min(view.plan.draft_burst, most or view.plan.draft_burst, sequence.draft_limit - view.draft_end)
+    burst = view.plan.draft_burst
+    if lacking > 0:
+        burst = math.ceil(lacking / max(1, round(lacking / burst)))
+    count = min(burst, sequence.draft_limit - view.draft_end)
     if count < 1 or not drafts.ready:
         raise ValueError("the policy drafts where nothing can be drafted; ask `may_draft` first")
     start, tokens = view.draft_end, ()  # behind the drafts under way

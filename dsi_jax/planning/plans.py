@@ -41,6 +41,7 @@ def plan_run(
     alone = forecast
     forecast = over_links(forecast, links, min(sp_degree, concurrency * policy.targets(sp_degree)))
     blocks = choose_blocks(policy, forecast, sp_degree, longest, concurrency) if auto else Blocks(0, lookahead)
+    widest = verify_width if auto else max(verify_width, lookahead + 1)
     if longest_burst > 1:
         burst = choose_burst(policy, blocks, alone, dispatch_s, longest_burst)
     return Plan(
@@ -51,11 +52,21 @@ def plan_run(
         forecast=forecast,
         adapt=auto and policy.adapts,
         longest=longest,
-        widest=verify_width if auto else max(verify_width, lookahead + 1),
+        widest=widest,
         verification=verification,
         draft_burst=burst or blocks.lookahead,
+        draft_stock=_stock(alone, sp_degree, widest),
         draft_lead=2 * sp_degree * max(verify_width, blocks.lookahead),
         digest_lag=verify_width,
         concurrency=concurrency,
         links=links,
     )
+
+
+def _stock(forecast: Forecast, sp_degree: int, widest: int) -> int:
+    """Drafts that may wait for a server: a widest window, and what the drafter cannot add before another is free.
+
+    Servers are free every t / SP, and meanwhile the drafter makes t / (SP c) drafts.
+    """
+    meanwhile = int(forecast.target_s / (sp_degree * forecast.drafter_s))
+    return widest + max(0, widest - meanwhile)

@@ -21,8 +21,8 @@ def schedule(view: View) -> list[Job]:
     jobs: list[Job] = []
     while view.idle and block_is_due(view):
         jobs.append(verify(view))
-    while may_draft(view, ahead=view.plan.draft_lead) and not view.verdict_is_near:
-        jobs.append(draft(view, missing(view)))
+    while may_draft(view, ahead=view.plan.draft_lead) and not (stocked(view) or view.verdict_is_near):
+        jobs.append(draft(view, lacking(view)))
     return jobs
 
 
@@ -41,12 +41,16 @@ def block_is_due(view: View) -> bool:
     return sequence.waiting >= blocks.lookahead or (sequence.waiting > 0 and no_more_drafts(view))
 
 
-def missing(view: View) -> int | None:
-    """How many drafts the next block still lacks, for it should not wait for a longer burst; None if it has them."""
+def stocked(view: View) -> bool:
+    """Whether as many drafts wait for a server as are of use."""
+    return view.draft_end - view.sequence.fed >= view.plan.draft_stock
+
+
+def lacking(view: View) -> int:
+    """How many drafts the next block still lacks, those under way counted as there; 0 or less if it has them."""
     sequence, blocks = view.sequence, view.timing.blocks
     drafted = view.draft_end - max(sequence.fed, sequence.settled)
-    lacking = (blocks.first if sequence.fed < sequence.settled else blocks.lookahead) - drafted
-    return lacking if lacking > 0 else None
+    return (blocks.first if sequence.fed < sequence.settled else blocks.lookahead) - drafted
 
 
 DSI = Policy("dsi", "DSI", "drafting and verifications overlap in time", schedule, auto=best_blocks, adapts=True)
