@@ -131,7 +131,7 @@ def _contestants(run: Any) -> Iterator[Contestant]:
     yield Contestant("non-SI", NON_SI)
     for both, suffix in ((False, ""), (True, ", both cores")):
         tried = [Contestant(str(k), SI, k, both) for k in LOOKAHEADS]
-        seconds = {who.lookahead: min(run(who)[0] for _ in range(3)) for who in tried}
+        seconds = {who.lookahead: min(run(who)[0] for _ in range(2)) for who in tried}
         yield Contestant(f"SI at its best lookahead{suffix}", SI, min(seconds, key=seconds.__getitem__), both)
     yield Contestant("SI, auto", SI, "auto")
     yield Contestant("DSI", DSI, "auto")
