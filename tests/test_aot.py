@@ -68,13 +68,13 @@ def model(mesh):
 
 
 def real_calls(model):
-    """The programs with arrays on devices, as servers call them."""
+    """The programs as servers call them: with arrays on devices, and integers that the call takes along."""
     config, one = model.config, model.replicated
     knobs, width, token = model.knobs(Sampling()), config.verify_width, transfer.put(jnp.int32(1), one)
     rows, row = (transfer.put(jnp.zeros((*lead, config.token_ids)), one) for lead in ((width,), ()))
 
     def feed(width):
-        return transfer.put_integers(pack_feed(0, [1], width), one)
+        return transfer.along_with_call(pack_feed(0, [1], width))
 
     for rule, word in lower.RULES.items():
         target, drafter = target_programs(model, rule), draft_programs(model, rule, config.token_ids)
@@ -85,7 +85,7 @@ def real_calls(model):
         yield f"extend {word}", drafter.begin.lower(model.params, cache, feed(2), token, knobs)
         yield f"prefill {word}", drafter.read.lower(model.params, cache, feed(config.prefill_width), knobs)
     yield "prefill", target.feed.lower(model.params, cache, feed(config.prefill_width))
-    draft = transfer.put_integers([1, 2], one)
+    draft = transfer.along_with_call([1, 2])
     yield "settle p/q", target.settle.lower(draft, row, row[None], knobs)
 
 

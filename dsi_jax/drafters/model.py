@@ -50,11 +50,10 @@ def model_drafter(
         narrow, wide = programs.widths
         if len(tokens) <= narrow:
             count = min(count, longest)
-            integers = transfer.put_integers(pack_feed(start, tokens, narrow), model.replicated)
+            integers = transfer.along_with_call(pack_feed(start, tokens, narrow))
             return *programs.begin(model.params, cache, integers, counts[count], knobs), count
         for begin in range(0, len(tokens), wide):
-            packed = pack_feed(start + begin, tokens[begin : begin + wide], wide)
-            integers = transfer.put_integers(packed, model.replicated)
+            integers = transfer.along_with_call(pack_feed(start + begin, tokens[begin : begin + wide], wide))
             cache, burst = programs.read(model.params, cache, integers, knobs)
         return cache, burst, 1
 

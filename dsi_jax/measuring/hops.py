@@ -10,7 +10,7 @@ from dsi_jax.programs.feed import pack_feed
 
 
 def hop(source: Mesh, target: Mesh, width: int, stopwatch: Stopwatch) -> Timing:
-    """Time the way of a token as the runtime sends it.
+    """Time the way of a token by a transfer of its own; the call of a program takes it along for less.
 
     Args:
       source: where it was drawn.

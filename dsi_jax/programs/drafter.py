@@ -102,13 +102,20 @@ def draft_programs(model: Model, verification: Verification, token_ids: int, lon
         cache, token, probs = propose(params, cache, token[None], jnp.int32(1), knobs)
         return cache, Burst(token[None], token, () if probs is None else (probs,))
 
-    def compiled(program, places):
+    def compiled(program, places, *inputs):
         probs = () if role == Role.SHARED else (model.replicated,) * places
         out = (model.cache_shardings(), Burst(model.replicated, model.replicated, probs))
-        return jax.jit(program, donate_argnums=1, out_shardings=out)
+        return jax.jit(program, donate_argnums=1, in_shardings=(None, None, *inputs), out_shardings=out)
 
-    loops = (begin, step) if longest > 1 else (begin_once, step_once)
-    return DraftPrograms(compiled(read, 1), *(compiled(loop, longest) for loop in loops), extend_widths(model), longest)
+    one = model.replicated  # a feed comes from the host with the call, so it is said where it goes
+    begins, steps = (begin, step) if longest > 1 else (begin_once, step_once)
+    return DraftPrograms(
+        compiled(read, 1, one, None),
+        compiled(begins, longest, one, None, None),
+        compiled(steps, longest, None, None, None),
+        extend_widths(model),
+        longest,
+    )
 
 
 def extend_widths(model: Model) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The integers of a job, which travel to a device as one vector: one transfer, and not one for each argument.
+"""The integers of a job, which travel to a device with the call, as one vector and not one for each argument.
 
 A feed is `[start, count, first, probe, tokens x T, drafts x T]`: roll the cache back to `start`, feed `count` of the
 T tokens, and judge `drafts` from row `first` on. With `probe`, digests of the logits are wanted too.

@@ -69,14 +69,19 @@ def target_programs(model: Model, verification: Verification, fast: bool = False
     def feed_only(params, cache, feed):
         return forward(params, cache, feed)[1]
 
-    one = model.replicated
+    one = model.replicated  # integers come from the host with the call, so it is said where they go
     judge = judge_coupled if verification == Verification.COUPLED else judge_rejection
     return TargetPrograms(
-        judge=jax.jit(judge, donate_argnums=1, out_shardings=(model.cache_shardings(), one, one)),
-        feed=jax.jit(feed_only, donate_argnums=1, out_shardings=model.cache_shardings())
+        judge=jax.jit(
+            judge,
+            donate_argnums=1,
+            in_shardings=(None, None, one, None, None),
+            out_shardings=(model.cache_shardings(), one, one),
+        ),
+        feed=jax.jit(feed_only, donate_argnums=1, in_shardings=(None, None, one), out_shardings=model.cache_shardings())
         if config.prefill_width
         else None,
-        settle=jax.jit(settle, out_shardings=one),
+        settle=jax.jit(settle, in_shardings=(one, None, None, None), out_shardings=one),
         widths=(1, config.verify_width) if fast else (config.verify_width,),
     )
 
