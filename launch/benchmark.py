@@ -8,6 +8,7 @@ Parts:
   overhead      controller: paced wall time over the virtual-time ideal of the same run, host us per token
   never_slower  paced DSI with a useless drafter against non-SI
   overlap       unpaced: wall time against the sum of busy times, for the embedded pair, which fits in cache
+  bursts        microseconds of a drafted token by the length of a burst, for both embedded drafters and both rules
   equal_devices unpaced, one core for the drafter and one for the target, each a process: non-SI, SI at its best
                 lookahead and auto, and DSI, for both embedded drafters at a low, a middle and a high acceptance; beside
                 them non-SI and SI with both cores for every forward, and what virtual time says
@@ -21,6 +22,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+import _bursts
 import _cli
 import _concurrency
 import _equal_devices
@@ -49,6 +51,7 @@ def main() -> None:
         "overhead": overhead,
         "never_slower": never_slower,
         "overlap": overlap,
+        "bursts": bursts,
         "equal_devices": equal_devices,
         "concurrency": concurrency,
     }
@@ -116,6 +119,11 @@ def overlap() -> list[dict]:
             rows.append(row)
             print("overlap", row, flush=True)
     return rows
+
+
+def bursts() -> list[dict]:
+    """The drafter's server alone."""
+    return _bursts.measure(_REPEATS.value)
 
 
 def equal_devices() -> list[dict]:

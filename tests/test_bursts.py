@@ -1,14 +1,19 @@
 """How many draft tokens a dispatch holds, and that the schedule asks for no more than a block lacks."""
 
+import dataclasses
 import math
 
 import pytest
 
-from dsi_jax.base import Blocks, Drafted, Forecast, Plan, Prefilled, Request
+from dsi_jax.base import Blocks, Draft, Drafted, Forecast, Plan, Prefilled, Request
+from dsi_jax.control import loop
 from dsi_jax.control.controller import Controller
 from dsi_jax.planning.bursts import choose_burst
 from dsi_jax.planning.plans import plan_run
 from dsi_jax.policies import DSI, SI
+from dsi_jax.simulation.latencies import Latencies
+from dsi_jax.simulation.oracles import HashOracle
+from dsi_jax.simulation.virtual import VirtualBackend
 
 ENDLESS = Blocks(0, 10**6)
 
@@ -76,3 +81,50 @@ def test_a_block_does_not_wait_for_a_longer_burst():
     assert counts_asked(plan, rounds=6) == [1] * 6
     plan = Plan(SI, lookahead=7, sp_degree=1, draft_burst=4, draft_depth=1)
     assert counts_asked(plan, rounds=2) == [4, 3]
+
+
+def test_slow_drafters_and_several_servers_have_no_longer_bursts():
+    forecast = Forecast(1.2e-3, 60e-6, 0.8)
+    options = {"dispatch_s": 60e-6, "longest_burst": 8}
+    assert plan_run(DSI, "auto", forecast, 1, 8, **options).draft_most == 8
+    assert plan_run(DSI, "auto", forecast, 2, 8, **options).draft_most == 1
+    assert plan_run(DSI, "auto", forecast, 1, 8, concurrency=2, **options).draft_most == 1
+    assert plan_run(DSI, "auto", Forecast(20.6e-3, 6.8e-3, 0.9), 1, 8, **options).draft_most == 1
+    assert plan_run(DSI, "auto", forecast, 1, 8, longest_burst=8).draft_most == 1  # paced: a dispatch costs nothing
+
+
+def test_what_a_block_lacks_is_one_burst_where_it_ends_before_a_verdict():
+    """The first block has no verdict before it. Without a forecast none can be told."""
+    forecast = Forecast(10.0, 1.0, 0.8)
+    how = {"sp_degree": 1, "draft_burst": 2, "draft_most": 8, "draft_depth": 1, "draft_lead": 40}
+    assert counts_asked(Plan(DSI, 6, first=5, forecast=forecast, **how), rounds=1) == [5]
+    assert counts_asked(Plan(DSI, 6, first=5, **how), rounds=1) == [3]
+    # a zero-draft forward is under way, and returns at 10
+    assert counts_asked(Plan(DSI, 9, forecast=forecast, **how), rounds=1) == [5]  # of 9, no more than 8 at once
+    assert counts_asked(Plan(DSI, 11, forecast=forecast, **how), rounds=1) == [2]
+
+
+def wall_s(plan, target_s, drafter_s, dispatch_s, acceptance):
+    """Seconds of 150 tokens on average, where a dispatch costs so much beside its tokens."""
+    latencies, seeds = Latencies(target_s, drafter_s), range(4)
+
+    def duration(job):
+        return latencies.duration(job) + dispatch_s * isinstance(job, Draft)
+
+    traces = [
+        loop.run(plan, Request((1, 2, 3), 150), VirtualBackend(HashOracle(acceptance, seed=seed), duration))
+        for seed in seeds
+    ]
+    return sum(trace.wall_s for trace in traces) / len(traces)
+
+
+@pytest.mark.parametrize("acceptance", [0.6, 0.8, 0.95])
+@pytest.mark.parametrize("drafter_s", [61e-6, 142e-6, 400e-6])
+def test_on_one_server_longer_bursts_cost_no_time_and_save_some(drafter_s, acceptance):
+    times = 1.2e-3, drafter_s, 60e-6
+    forecast = Forecast(times[0], drafter_s + times[2] / 4, acceptance)  # as a drafter is measured, in bursts of 4
+    plan = plan_run(DSI, "auto", forecast, 1, 8, longest_burst=8, dispatch_s=times[2])
+    with_longer, without = (wall_s(p, *times, acceptance) for p in (plan, dataclasses.replace(plan, draft_most=1)))
+    assert with_longer <= 1.001 * without
+    if (drafter_s, acceptance) in ((61e-6, 0.6), (61e-6, 0.8), (142e-6, 0.6)):
+        assert with_longer < 0.98 * without

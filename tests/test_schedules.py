@@ -66,6 +66,7 @@ def runs(draw):
         sp_degree=draw(st.integers(1, 8)),
         verification=draw(st.sampled_from(Verification)),
         draft_burst=draw(st.integers(1, 4)),
+        draft_most=draw(st.sampled_from([1, 3, 8])),
         draft_depth=draw(st.integers(1, 4)),
         draft_lead=draw(st.integers(max(1, first, reckoning.get("longest", 0)), 64)),
         digest_lag=draw(st.integers(1, 20)),

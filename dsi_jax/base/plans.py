@@ -119,7 +119,8 @@ class Plan:
     longest: int = 200  # and keep them at most this
     widest: int = 2**31  # tokens that one window holds at most; more drafts go out as several
     verification: Verification = Verification.COUPLED
-    draft_burst: int = 1  # draft tokens asked for in one dispatch
+    draft_burst: int = 1  # draft tokens asked for in one dispatch, where a verdict may void them meanwhile
+    draft_most: int = 1  # and where none can; not used below `draft_burst`
     draft_depth: int = 2  # draft dispatches in flight, so that the drafter never waits for the host
     draft_lead: int = 256  # draft tokens the drafter may be ahead of the settled ones
     draft_stock: int = 2**31  # and tokens that no target server has been handed; more would only wait there
@@ -136,6 +137,7 @@ class Plan:
             "longest",
             "widest",
             "draft_burst",
+            "draft_most",
             "draft_depth",
             "draft_lead",
             "draft_stock",

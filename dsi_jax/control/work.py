@@ -54,6 +54,10 @@ class View:
         """Whether the drafter had better wait for a verdict that may void its next draft."""
         return self.timing.verdict_is_near(self.id, self.sequence.epoch, self.draft_end)
 
+    def done_before_verdict(self, tokens: int) -> bool:
+        """Whether so many drafts, asked for now, will be there before a verdict that may void them."""
+        return self.timing.done_before_verdict(self.id, self.sequence.epoch, tokens)
+
 
 # ----------------------------------------------------------------------------------------------------- drafting
 
@@ -78,14 +82,10 @@ def no_more_drafts(view: View) -> bool:
 def draft(view: View, lacking: int = 0) -> Draft:
     """Ask the drafter for its next tokens; the first time in an epoch, tell it what the sequence now is.
 
-    It is asked for a burst. If the next window lacks so many drafts, they come in about as many bursts as they fill,
-    of equal length, so that the window waits for no further draft.
+    It is asked for a burst, of which `lacking` says how many drafts the next window lacks.
     """
     sequence, drafts = view.sequence, view.drafts
-    burst = view.plan.draft_burst
-    if lacking > 0:
-        burst = math.ceil(lacking / max(1, round(lacking / burst)))
-    count = min(burst, sequence.draft_limit - view.draft_end)
+    count = min(_burst(view, lacking), sequence.draft_limit - view.draft_end)
     if count < 1 or not drafts.ready:
         raise ValueError("the policy drafts where nothing can be drafted; ask `may_draft` first")
     start, tokens = view.draft_end, ()  # behind the drafts under way
@@ -97,6 +97,20 @@ def draft(view: View, lacking: int = 0) -> Draft:
     job = Draft(drafts.server, next(view.jobs), view.id, sequence.epoch, start, tokens, count, sequence.settled)
     view.timing.asked(job)
     return job
+
+
+def _burst(view: View, lacking: int) -> int:
+    """How many tokens to ask for (`planning/bursts.py`).
+
+    What the next window lacks comes in one burst if that ends before a verdict, or else in about as many bursts as it
+    fills; all of equal length, so that the window waits for no further draft.
+    """
+    burst, most = view.plan.draft_burst, view.plan.draft_most
+    if lacking <= 0:
+        return burst
+    if most > burst and view.done_before_verdict(lacking):
+        return math.ceil(lacking / math.ceil(lacking / most))
+    return math.ceil(lacking / max(1, round(lacking / burst)))
 
 
 # ---------------------------------------------------------------------------------------------------- verifying

@@ -10,11 +10,18 @@ b c / 2. The sum of both
 Where c is tens of milliseconds this is 1, and where it is less than d it is several. Two things bound it: what a
 program holds, and the block that the tokens are for, which goes out when the burst is over. A policy that drafts and
 verifies in turn voids no draft by a rejection: its bursts are whole blocks.
+
+The second term of (1) is not paid by a burst that is over before the next verdict comes. With one target server nobody
+could use its tokens sooner either, for no window is sent before that verdict, or before the block is full. There, what
+a block lacks is one burst if it will be done in time (`Timing.done_before_verdict`), and (1) is for the others. With
+more servers windows overlap, a verdict that is near is followed by the next, and (1) holds for all bursts.
 """
 
 import math
 
 from dsi_jax.base import Blocks, Forecast, Policy
+
+SHARED = 0.1  # of a token's time: a dispatch that costs less need not be shared by several tokens
 
 
 def choose_burst(policy: Policy, blocks: Blocks, forecast: Forecast, dispatch_s: float, longest: int) -> int:
@@ -33,3 +40,14 @@ def choose_burst(policy: Policy, blocks: Blocks, forecast: Forecast, dispatch_s:
     epoch = 1 / (1 - min(forecast.acceptance, 0.99))
     best = round(math.sqrt(2 * dispatch_s * epoch / forecast.drafter_s))
     return max(1, min(longest, block, best))
+
+
+def most_in_time(dispatch_s: float, drafter_s: float, longest: int, target_servers: int) -> int:
+    """Choose how many tokens a burst holds at most if it is over before a verdict can void it.
+
+    Args:
+      dispatch_s, drafter_s: d and c, seconds.
+      longest: tokens that one program holds.
+      target_servers: that one sequence may use, times the sequences under way.
+    """
+    return longest if target_servers == 1 and dispatch_s > SHARED * drafter_s else 1

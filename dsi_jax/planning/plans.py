@@ -1,7 +1,7 @@
 """From a lookahead to a plan: the bounds that go with it. One definition, for the engine and for predictions of it."""
 
 from dsi_jax.base import ONE_HOST, Blocks, Forecast, Links, Plan, Policy, Verification
-from dsi_jax.planning.bursts import choose_burst
+from dsi_jax.planning.bursts import choose_burst, most_in_time
 from dsi_jax.planning.lookahead import choose_blocks, over_links
 
 
@@ -55,6 +55,7 @@ def plan_run(
         widest=widest,
         verification=verification,
         draft_burst=burst or blocks.lookahead,
+        draft_most=most_in_time(dispatch_s, alone.drafter_s, longest_burst, policy.targets(sp_degree) * concurrency),
         draft_stock=_stock(alone, sp_degree, widest),
         draft_lead=2 * sp_degree * max(verify_width, blocks.lookahead),
         digest_lag=verify_width,

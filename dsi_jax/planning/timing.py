@@ -97,13 +97,31 @@ class Timing:
         """
         if self._estimates is None or not self._estimates.drafter_may_wait:
             return False
+        window, wait = self._next_verdict(request, epoch)
+        return window is not None and self._worth_waiting(wait, window, draft_end)
+
+    def done_before_verdict(self, request: int, epoch: int, tokens: int) -> bool:
+        """Whether so many drafts will be done before the next verdict, if one is under way (`bursts.py`).
+
+        Args:
+          request, epoch: whose drafts.
+          tokens: how many are begun next.
+        """
+        if self._estimates is None or not self._estimates.drafter_may_wait:
+            return False
+        window, wait = self._next_verdict(request, epoch)
+        # verdicts are as often early as late
+        return window is None or tokens * self._estimates.drafter.mean <= wait - 2 * self._estimates.target.spread
+
+    def _next_verdict(self, request: int, epoch: int) -> tuple[_Window | None, float]:
+        """The window whose verdict comes first behind the drafts under way, and how many seconds behind them."""
         begin = max(self.now, self._queue.done_at(self._estimates.drafter.mean))
         for window in self._windows.values():
             if window.request == request and window.epoch == epoch:
                 wait = self._wait(window, begin)
                 if wait is not None:  # later verdicts come too late to decide
-                    return self._worth_waiting(wait, window, draft_end)
-        return False
+                    return window, wait
+        return None, 0.0
 
     def _wait(self, window: _Window, begin: float) -> float | None:
         """Seconds from `begin` to the verdict; None if it should be known by then."""
