@@ -2,7 +2,7 @@
 
   python launch/demo.py --out=out/demo
 
-Unpaced is this machine's real speed, with as many servers as it has processors: on two cores the drafter and one target,
+Unpaced is this machine's real speed, with as many servers as it has processors: on two cores a drafter and one target,
 each a process on a core of its own. Paced holds every forward to the paper's StarCoder / HumanEval latencies (20.6 and
 6.8 ms) with SP = 7: real models and tokens, at the pace of an 8-GPU node. Every algorithm runs once uncounted and then
 `--repeats` times, in turn with the others.
