@@ -82,7 +82,7 @@ def real_calls(model):
         cache = model.empty_cache()
         yield f"verify {word}", target.judge.lower(model.params, cache, feed(width), knobs, probs)
         yield f"draft {word}", drafter.step.lower(model.params, cache, token, token, knobs)
-        yield f"extend {word}", drafter.begin.lower(model.params, cache, feed(2), token, knobs)
+        yield f"extend {word}", drafter.read.lower(model.params, cache, feed(2), knobs)
         yield f"prefill {word}", drafter.read.lower(model.params, cache, feed(config.prefill_width), knobs)
     yield "prefill", target.feed.lower(model.params, cache, feed(config.prefill_width))
     draft = transfer.along_with_call([1, 2])

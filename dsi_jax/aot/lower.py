@@ -93,13 +93,12 @@ def drafter_calls(
     cache, knobs, depth = _cache(model), _knobs(model), config.layers
     for rule in rules:
         words, programs = RULES[rule], draft_programs(model, rule, token_ids)
-        one, (narrow, wide) = _shape((), jnp.int32, model.replicated), programs.widths
+        one = _shape((), jnp.int32, model.replicated)
         step = (model.params, cache, one, one, knobs)
         yield Call("drafter", f"draft {words}", "draft", 1, depth, True, programs.step, step)
-        few = (model.params, cache, _feed(model, narrow), one, knobs)
-        yield Call("drafter", f"extend {words}", "extend", narrow, depth, True, programs.begin, few)
-        many = (model.params, cache, _feed(model, wide), knobs)
-        yield Call("drafter", f"prefill {words}", "prefill", wide, depth, True, programs.read, many)
+        for width, program in zip(programs.widths, ("extend", "prefill"), strict=True):
+            fed = (model.params, cache, _feed(model, width), knobs)
+            yield Call("drafter", f"{program} {words}", program, width, depth, True, programs.read, fed)
 
 
 def _cache(model: Model) -> Any:

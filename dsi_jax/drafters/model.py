@@ -43,19 +43,14 @@ def model_drafter(
     programs = draft_programs(model, verification, token_ids or model.config.token_ids, longest)
     counts = [transfer.put(np.int32(count), model.replicated) for count in range(longest + 1)]  # lengths of bursts
 
-    def feed(
-        cache: KVCache, start: int, tokens: tuple[int, ...], knobs: Knobs, count: int = 1
-    ) -> tuple[KVCache, Burst, int]:
-        """Feed known tokens in as many runs as it takes, the last of which proposes; returns how many tokens it did."""
+    def feed(cache: KVCache, start: int, tokens: tuple[int, ...], knobs: Knobs) -> tuple[KVCache, Burst]:
+        """Feed known tokens in as many runs as it takes; the proposal of the last one counts."""
         narrow, wide = programs.widths
-        if len(tokens) <= narrow:
-            count = min(count, longest)
-            integers = transfer.along_with_call(pack_feed(start, tokens, narrow))
-            return *programs.begin(model.params, cache, integers, counts[count], knobs), count
-        for begin in range(0, len(tokens), wide):
-            integers = transfer.along_with_call(pack_feed(start + begin, tokens[begin : begin + wide], wide))
+        width = narrow if len(tokens) <= narrow else wide
+        for begin in range(0, len(tokens), width):
+            integers = transfer.along_with_call(pack_feed(start + begin, tokens[begin : begin + width], width))
             cache, burst = programs.read(model.params, cache, integers, knobs)
-        return cache, burst, 1
+        return cache, burst
 
     def allocate() -> _State:
         return _State(model.empty_cache())
@@ -65,7 +60,7 @@ def model_drafter(
         cache, prompt, sampling = old.cache, request.prompt[:-1], request.sampling
         knobs = old.knobs if old.sampling == sampling else model.knobs(sampling)
         if prompt and not (request.reuse_prompt and old.prompt == prompt):
-            cache, _, _ = feed(cache, 0, prompt, knobs)
+            cache, _ = feed(cache, 0, prompt, knobs)
         return _State(cache, sampling, knobs, prompt, len(prompt))
 
     def extend(state: _State, start: int, tokens: tuple[int, ...]) -> _State:
@@ -76,7 +71,8 @@ def model_drafter(
         bursts, done = [], 0
         while done < count:
             if last is None:
-                cache, burst, size = feed(cache, state.start, state.pending, state.knobs, count)
+                cache, burst = feed(cache, state.start, state.pending, state.knobs)
+                size = 1
             else:
                 size = min(count - done, longest)
                 cache, burst = programs.step(model.params, cache, last, counts[size], state.knobs)

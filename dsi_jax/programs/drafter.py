@@ -30,16 +30,14 @@ class Burst(NamedTuple):
 class DraftPrograms:
     """What a model drafter runs.
 
-    read(params, cache, feed, knobs) -> (cache, Burst of one): roll back, feed known tokens at full width, propose.
-    begin(params, cache, feed, count, knobs) -> (cache, Burst): the same with few tokens, and draft on behind them.
+    read(params, cache, feed, knobs) -> (cache, Burst of one): roll back, feed known tokens, propose.
     step(params, cache, token, count, knobs) -> (cache, Burst): feed the previous proposal, which is still on the
-      device, and draft on.
+      device, propose, and so on.
     """
 
     read: Callable
-    begin: Callable
     step: Callable
-    widths: tuple[int, int]  # of `begin` and `read`: after a rejection one or two tokens are new, a prompt is longer
+    widths: tuple[int, int]  # of `read`, ascending: after a rejection one or two tokens are new, a prompt is longer
     longest: int  # b, tokens of a burst at most
 
 
@@ -50,8 +48,8 @@ def draft_programs(model: Model, verification: Verification, token_ids: int, lon
     meets the very noise that the target draws with. Where the target has ids that the drafter's table lacks, it reads
     token 0 in their place, which costs acceptance and nothing else.
 
-    With `longest` above 1 a dispatch holds a loop, whose tokens stay on the device. Its length is an argument, so
-    bursts of any length are one program, and round alike. With 1 there is no loop.
+    With `longest` above 1 a step is a loop, whose tokens stay on the device. Its length is an argument, so bursts of
+    any length are one program, and round alike. With 1 there is no loop.
     """
     module, config = model.module, model.config
     role = Role.SHARED if verification == Verification.COUPLED else Role.DRAFT
@@ -71,10 +69,9 @@ def draft_programs(model: Model, verification: Verification, token_ids: int, lon
         cache, token, probs = propose(params, rollback(cache, fed.start[None]), fed.tokens, fed.count, knobs)
         return cache, Burst(token[None], token, () if probs is None else (probs,))
 
-    def draft_on(params, cache, first, done, count, knobs):
-        """Draft until there are `count`; `first` is a burst of one, which counts if `done` is 1."""
-        tokens = jnp.full((longest,), first.last, jnp.int32)
-        table = jnp.stack(first.probs * longest) if first.probs else None
+    def step(params, cache, token, count, knobs):
+        tokens = jnp.full((longest,), token, jnp.int32)
+        table = jnp.zeros((longest, token_ids), jnp.float32) if role == Role.DRAFT else None
 
         def body(at, carry):
             cache, last, tokens, table = carry
@@ -82,20 +79,8 @@ def draft_programs(model: Model, verification: Verification, token_ids: int, lon
             table = None if probs is None else jax.lax.dynamic_update_slice_in_dim(table, probs[None], at, 0)
             return cache, token, tokens.at[at].set(token), table
 
-        cache, last, tokens, table = jax.lax.fori_loop(done, count, body, (cache, first.last, tokens, table))
+        cache, last, tokens, table = jax.lax.fori_loop(0, count, body, (cache, token, tokens, table))
         return cache, Burst(tokens, last, () if table is None else tuple(table))
-
-    def begin(params, cache, feed, count, knobs):
-        cache, first = read(params, cache, feed, knobs)
-        return draft_on(params, cache, first, 1, count, knobs)
-
-    def step(params, cache, token, count, knobs):
-        nothing = () if role == Role.SHARED else (jnp.zeros((token_ids,), jnp.float32),)
-        return draft_on(params, cache, Burst(token[None], token, nothing), 0, count, knobs)
-
-    def begin_once(params, cache, feed, count, knobs):
-        del count
-        return read(params, cache, feed, knobs)
 
     def step_once(params, cache, token, count, knobs):
         del count
@@ -108,18 +93,12 @@ def draft_programs(model: Model, verification: Verification, token_ids: int, lon
         return jax.jit(program, donate_argnums=1, in_shardings=(None, None, *inputs), out_shardings=out)
 
     one = model.replicated  # a feed comes from the host with the call, so it is said where it goes
-    begins, steps = (begin, step) if longest > 1 else (begin_once, step_once)
-    return DraftPrograms(
-        compiled(read, 1, one, None),
-        compiled(begins, longest, one, None, None),
-        compiled(steps, longest, None, None, None),
-        extend_widths(model),
-        longest,
-    )
+    steps = compiled(step if longest > 1 else step_once, longest, None, None, None)
+    return DraftPrograms(compiled(read, 1, one, None), steps, extend_widths(model), longest)
 
 
 def extend_widths(model: Model) -> tuple[int, int]:
-    """Widths of `begin`, for what follows a rejection, within the slack of a cache, and of `read`, for prompts."""
+    """Widths of `read`: one for what follows a rejection, within the slack of a cache, and one for prompts."""
     config, platform = model.config, model.mesh.devices.flat[0].platform
     slack = max(config.verify_width, config.prefill_width or 0)
     narrow = max(2, min(TPU_ROWS, slack)) if platform == "tpu" else 2
