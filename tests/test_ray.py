@@ -124,9 +124,20 @@ def test_the_rejection_rule_fetches_distributions_from_the_drafter():
         (result,) = engine.generate(
             PROMPTS[0], algorithm="si", lookahead=3, max_new_tokens=24, sampling=Sampling(temperature=1.0, seed=5)
         )
+        (overlapped,) = engine.generate(
+            PROMPTS[0],
+            algorithm="dsi",
+            max_new_tokens=16,
+            sampling=Sampling(temperature=1.0, seed=5),
+            latencies=Latencies(0.03, 0.01),
+        )
         fetched, size, _ = engine._backend.fetched("target_0")
+    assert overlapped.run.acceptance_rate == 1.0
     assert result.run.acceptance_rate == 1.0 and result.run.accepted_drafts > 8
-    assert fetched >= result.run.accepted_drafts and size == fetched * 4 * engine.model_config.token_ids
+    assert (
+        fetched >= result.run.accepted_drafts + overlapped.run.accepted_drafts
+        and size == fetched * 4 * engine.model_config.token_ids
+    )
 
 
 def test_what_cannot_travel_is_refused():

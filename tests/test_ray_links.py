@@ -11,6 +11,21 @@ KINDS = {"unix": UnixExchange, "zeromq": lambda: ZmqExchange("127.0.0.1")}
 LIMIT_S = 20.0
 
 
+OPEN = []
+
+
+def dial(address, name):
+    OPEN.append(call(address, name))
+    return OPEN[-1]
+
+
+@pytest.fixture(autouse=True)
+def hang_up():
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
 @pytest.fixture(params=KINDS)
 def exchange(request):
     exchange = KINDS[request.param]()
@@ -29,12 +44,16 @@ def heard(exchange, count):
 
 
 def test_messages_arrive_whole_and_in_order_and_with_their_senders(exchange):
-    lines = {name: call(exchange.address, name) for name in ("drafter/0", "target_0/1")}
+    lines = {name: dial(exchange.address, name) for name in ("drafter/0", "target_0/1")}
     sent = [[b"token", b"x" * size, str(size).encode()] for size in (0, 1, 70_000, 3, 500_000)]
-    for frames in sent:
-        for line in lines.values():
-            line.send(frames)
+    writers = [
+        threading.Thread(target=lambda line=line: [line.send(frames) for frames in sent]) for line in lines.values()
+    ]
+    for writer in writers:  # an actor waits until its driver reads
+        writer.start()
     found = heard(exchange, 2 * len(sent))
+    for writer in writers:
+        writer.join()
     for name in lines:
         assert [frames for sender, frames in found if sender == name.encode()] == sent
     for name, line in lines.items():
@@ -50,7 +69,7 @@ def test_messages_arrive_whole_and_in_order_and_with_their_senders(exchange):
 
 
 def test_nobody_waits_where_nothing_lies(exchange):
-    line = call(exchange.address, "drafter/0")
+    line = dial(exchange.address, "drafter/0")
     assert line.receive(0.0) is None and line.receive(0.01) is None
     assert list(exchange.receive()) == [] or heard(exchange, 0) == []
 
@@ -70,7 +89,7 @@ def test_messages_to_nobody_are_lost(exchange):
 
 def test_an_actor_hears_that_its_driver_is_gone():
     exchange = UnixExchange()
-    line = call(exchange.address, "drafter/0")
+    line = dial(exchange.address, "drafter/0")
     line.send([b"here"])
     heard(exchange, 1)
     exchange.close()
@@ -80,11 +99,11 @@ def test_an_actor_hears_that_its_driver_is_gone():
 
 def test_an_actor_that_is_gone_disturbs_nobody():
     exchange = UnixExchange()
-    first, second = (call(exchange.address, name) for name in ("a/0", "b/0"))
+    first, second = (dial(exchange.address, name) for name in ("a/0", "b/0"))
     for line in (first, second):
         line.send([b"here"])
     heard(exchange, 2)
-    first._stream.end.close()
+    first.close()
     exchange.send(b"a/0", [b"x"])
     second.send([b"still here"])
     assert heard(exchange, 1) == [(b"b/0", [b"still here"])]
@@ -92,9 +111,36 @@ def test_an_actor_that_is_gone_disturbs_nobody():
     exchange.close()
 
 
+def test_an_actor_may_go_while_its_messages_are_read():
+    """Whoever reads its first message answers it, and finds it gone."""
+    exchange = UnixExchange()
+    line = dial(exchange.address, "a/0")
+    for word in (b"one", b"two"):
+        line.send([word])
+    line.close()
+    found, until = [], time.monotonic() + LIMIT_S
+    while not found and time.monotonic() < until:
+        exchange.wait(0.1)
+        for _, frames in exchange.receive():
+            found.append(frames[0])
+            for _ in range(3):
+                exchange.send(b"a/0", [b"answer" * 1000])
+    assert found[0] == b"one"
+    exchange.close()
+
+
+def test_files_of_high_numbers_are_waited_for_too(monkeypatch):
+    monkeypatch.setattr("dsi_jax.runtime.ray.links.MOST_FILES", 0)
+    exchange = UnixExchange()
+    line = dial(exchange.address, "a/0")
+    line.send([b"here"])
+    assert heard(exchange, 1) == [(b"a/0", [b"here"])]
+    exchange.close()
+
+
 def test_what_has_come_is_known_before_the_next_job_is_taken(exchange):
     """A cancel that lies behind two jobs is heard before the first of them is begun."""
-    line, taken = call(exchange.address, "drafter/0"), []
+    line, taken = dial(exchange.address, "drafter/0"), []
     line.send([b"here"])
     heard(exchange, 1)
 

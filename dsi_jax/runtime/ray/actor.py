@@ -135,8 +135,8 @@ class ServerActor:
             self._shelf.look = self._inbox.look
         outbox = Outbox(self._line, post.token, self._compilations)
         depth = 2 if post.server in DRAFTERS and post.platform != "CPU" else 1
-        self._say(Hello())
         self._worker = Worker({post.server: self._server}, outbox, time.perf_counter, depth, self._inbox)
+        self._say(Hello())  # the driver sends nothing before it, so that only now the worker has something to read
         self._worker.join()
 
     def _say(self, line: Line) -> None:

@@ -219,7 +219,11 @@ class RayBackend:
 
     def _wait(self, timeout_s: float) -> None:
         self._refuse_if_closed()
-        self._exchange.wait(timeout_s)
+        try:
+            self._exchange.wait(timeout_s)
+        except (OSError, RuntimeError, ValueError):  # another thread closes it meanwhile
+            self._refuse_if_closed()
+            raise
         self._refuse_if_closed()
 
     def _read_all(self, spans: list | None = None) -> None:

@@ -24,6 +24,7 @@ Frames = Sequence[bytes]
 HEADER = struct.Struct("!I")  # bytes that follow
 CHUNK = 1 << 16  # bytes read at once
 LARGEST = 1 << 28  # bytes of a message: a prompt of millions of tokens
+MOST_FILES = 1024  # files that `select` can tell apart
 LINGER_MS = 200  # for the last words of an actor
 
 
@@ -59,6 +60,8 @@ class Line(Protocol):
           EOFError: the driver is gone.
         """
 
+    def close(self) -> None: ...
+
 
 def call(address: str, name: str) -> Line:
     """Call the driver under a name that no other actor has."""
@@ -67,7 +70,14 @@ def call(address: str, name: str) -> Line:
 
 def wait_for(ends: Sequence[Any], timeout_s: float) -> None:
     """Wait until one of them can be read; unlike `poll`, which counts milliseconds, `select` wakes up in time."""
-    select.select(ends, [], [], max(0.0, timeout_s))
+    numbers = [end if isinstance(end, int) else end.fileno() for end in ends]
+    if max(numbers) < MOST_FILES:
+        select.select(numbers, [], [], max(0.0, timeout_s))
+        return
+    poll = select.poll()
+    for number in numbers:
+        poll.register(number, select.POLLIN)
+    poll.poll(max(0, math.ceil(timeout_s * 1e3)))
 
 
 class Bell:
@@ -213,7 +223,7 @@ class UnixExchange:
 
     def _messages(self, number: int) -> Iterator[tuple[bytes, Frames]]:
         try:
-            while frames := self._streams[number].receive():
+            while (stream := self._streams.get(number)) and (frames := stream.receive()):  # whoever reads may drop it
                 if number in self._names:
                     yield self._names[number], frames
                 else:
@@ -239,6 +249,9 @@ class UnixLine:
 
     def send(self, frames: Frames) -> None:
         self._stream.send(frames)
+
+    def close(self) -> None:
+        self._stream.end.close()
 
     def receive(self, timeout_s: float | None) -> Frames | None:
         if timeout_s == 0.0:
@@ -299,6 +312,9 @@ class ZmqLine:
 
     def send(self, frames: Frames) -> None:
         self._socket.send_multipart(frames)
+
+    def close(self) -> None:
+        self._socket.close()
 
     def receive(self, timeout_s: float | None) -> Frames | None:
         if timeout_s != 0.0 and not self._socket.poll(None if timeout_s is None else math.ceil(timeout_s * 1e3)):
