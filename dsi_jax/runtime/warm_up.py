@@ -75,6 +75,7 @@ def warm_up(
     rounds.verify([target(0)], evidence, verification)
     rounds.prefill(others)
     rounds.verify(others, evidence, verification)
+    hop_s = servers[target(0)].hop_s()  # before a job of the same server, whose answer tells what was compiled for it
     target_s = rounds.measure_target(evidence)
     drafter_s, dispatch_s = rounds.measure_drafter(burst) if DRAFTER in servers else (LEAST_S, 0.0)
     exactness = None
@@ -84,7 +85,7 @@ def warm_up(
             targets, rounds.request.id, prompt_length - 1, config.verify_width, config.token_ids
         )
     backend.drain()
-    return WarmedUp(Latencies(target_s, drafter_s), exactness, servers[target(0)].hop_s(), dispatch_s)
+    return WarmedUp(Latencies(target_s, drafter_s), exactness, hop_s, dispatch_s)
 
 
 def warm_up_alone(name: str, server: Any, prompt_length: int, verification: Verification) -> None:
