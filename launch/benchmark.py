@@ -6,6 +6,7 @@
 
 Parts:
   overhead      controller: paced wall time over the virtual-time ideal of the same run, host us per token
+  many_servers  the same of SP = 16 and 32, with the embedded drafter as the target, so that two cores can do the work
   never_slower  paced DSI with a useless drafter against non-SI
   overlap       unpaced: wall time against the sum of busy times, for the embedded pair, which fits in cache
   equal_devices unpaced, one core for the drafter and one for the target, each a process: non-SI, SI at its best
@@ -41,12 +42,14 @@ _OUT = flags.DEFINE_string("out", "out/benchmark", "Directory for benchmark.json
 
 STARCODER, VICUNA = Latencies(20.6e-3, 6.8e-3), Latencies(33.3e-3, 2.5e-3)  # the paper's main table
 ACCEPTANCE = 0.9  # of the synthetic drafter at StarCoder's latencies
+SP_DEGREES = (16, 32)  # of `many_servers`
 PROMPT = "import os\n\ndef main():\n"
 
 
 def main() -> None:
     parts = {
         "overhead": overhead,
+        "many_servers": many_servers,
         "never_slower": never_slower,
         "overlap": overlap,
         "equal_devices": equal_devices,
@@ -55,7 +58,7 @@ def main() -> None:
     if unknown := set(_PARTS.value) - set(parts):
         raise ValueError(f"--parts={','.join(sorted(unknown))} is not known; choose from {', '.join(parts)}")
     out = _show.check_out(_OUT.value)
-    use_cpu_devices(8)
+    use_cpu_devices(max(SP_DEGREES) if "many_servers" in _PARTS.value else 8)
     figures = {name: parts[name]() for name in _PARTS.value}
     write_json(out / "benchmark.json", {"environment": report.environment(), **figures}, indent=2)
     written = ["benchmark.json", *(draw(out, figures["concurrency"]) if "concurrency" in figures else [])]
@@ -64,13 +67,29 @@ def main() -> None:
 
 def overhead() -> list[dict]:
     """Synthetic drafters at the paper's rates, real target forwards, SP = 7."""
+    settings = (("StarCoder", STARCODER, ACCEPTANCE), ("Vicuna-13B", VICUNA, 0.6))
+    return [row for setting in settings for row in _over_ideal("overhead", *setting)]
+
+
+def many_servers() -> list[dict]:
+    """A synthetic drafter, real forwards of the smallest embedded model, SP = 16 and 32."""
     rows = []
-    for name, latencies, acceptance in (("StarCoder", STARCODER, ACCEPTANCE), ("Vicuna-13B", VICUNA, 0.6)):
-        with _synthetic(acceptance) as engine:
-            found = _run_all(engine, [policy for policy in POLICIES.values() if policy.drafts], latencies)
+    for sp_degree in SP_DEGREES:
+        rows += _over_ideal("many_servers", "Vicuna-13B", VICUNA, 0.6, sp_degree, "embedded:drafter")
+    return rows
+
+
+def _over_ideal(
+    part: str, pair: str, latencies: Latencies, acceptance: float, sp_degree: int = 7, target: str = "embedded:target"
+) -> list[dict]:
+    """Run the policies that draft, paced; a row for each."""
+    rows = []
+    with _synthetic(acceptance, sp_degree=sp_degree, target=target) as engine:
+        found = _run_all(engine, [policy for policy in POLICIES.values() if policy.drafts], latencies)
         for algorithm, runs in found.items():
             row = {
-                "pair": name,
+                "pair": pair,
+                "sp_degree": sp_degree,
                 "algorithm": algorithm,
                 "wall_over_ideal": _median(runs, "wall_over_ideal"),
                 "worst_wall_over_ideal": max(run.wall_over_ideal for run in runs),
@@ -80,7 +99,7 @@ def overhead() -> list[dict]:
                 "lookahead": runs[0].lookahead,
             }
             rows.append(row)
-            print("overhead", row, flush=True)
+            print(part, row, flush=True)
     return rows
 
 
@@ -142,10 +161,9 @@ def draw(out: Path, rows: Sequence[dict]) -> list[str]:
     return ["concurrency.png"]
 
 
-def _synthetic(acceptance: float, sequences: int = 1) -> Engine:
-    drafter = DrafterConfig(kind="synthetic", acceptance=acceptance)
-    target = ModelSource("embedded:target", max_length=256)
-    return Engine(Config(target, drafter, MeshConfig(sp_degree=7), eos_ids=(), concurrency=sequences))
+def _synthetic(acceptance: float, sequences: int = 1, sp_degree: int = 7, target: str = "embedded:target") -> Engine:
+    drafter, mesh = DrafterConfig(kind="synthetic", acceptance=acceptance), MeshConfig(sp_degree=sp_degree)
+    return Engine(Config(ModelSource(target, max_length=256), drafter, mesh, eos_ids=(), concurrency=sequences))
 
 
 def _run_all(engine: Engine, policies: Sequence[Policy], latencies: Latencies | None) -> dict[str, list[Run]]:

@@ -3,18 +3,19 @@
 import dataclasses
 
 from dsi_jax.base.servers import Handle
+from dsi_jax.base.values import value
 
 NOBODY = -1  # job and request of an event that concerns a server as a whole
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Prefilled:
     server: str
     job: int
     request: int
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Drafted:
     """The drafter proposes `tokens` at `position` onwards; none: it has nothing to say until the prefix changes."""
 
@@ -27,7 +28,7 @@ class Drafted:
     evidence: tuple[Handle, ...] = ()  # one per token under the rejection rule, where the drafter has distributions
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Verified:
     """`accepted` drafts after `window` agree with the target, whose own token comes next."""
 
@@ -45,7 +46,7 @@ class Verified:
         return self.window + self.accepted + 1 == self.end
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Settled:
     """The draft at `position` was accepted, or is replaced by `token`."""
 
@@ -58,14 +59,14 @@ class Settled:
     token: int
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Digested:
     server: str
     job: int
     request: int
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Failed:
     """A job could not be done. The server named lives, but does nothing more for this request.
 
@@ -81,7 +82,7 @@ class Failed:
     error: BaseException | None = dataclasses.field(default=None, compare=False)  # where it was raised in this process
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Lost:
     """A server is gone, with all it had in hand: it died, or the way to it did."""
 
@@ -93,7 +94,7 @@ class Lost:
     request: int = NOBODY
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Joined:
     """A server that was lost is back. It has read nothing yet."""
 

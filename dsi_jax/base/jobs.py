@@ -1,13 +1,12 @@
 """What the controller tells the servers, and the caller."""
 
-import dataclasses
-
 from dsi_jax.base.events import NOBODY, Failed, Lost
 from dsi_jax.base.requests import Request
 from dsi_jax.base.servers import Handle
+from dsi_jax.base.values import value
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Prefill:
     """Start a new sequence: feed these tokens (all of the prompt but its last) to an empty cache."""
 
@@ -18,7 +17,7 @@ class Prefill:
     slot: int = 0  # which of the server's caches the sequence takes; the one that had it is over
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Draft:
     """Propose up to `count` tokens.
 
@@ -36,7 +35,7 @@ class Draft:
     settled: int = 0  # positions below it are settled: what is kept for them is no longer needed
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Verify:
     """Run a target forward over the window [window, end).
 
@@ -60,7 +59,7 @@ class Verify:
         return self.start + len(self.tokens)
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Settle:
     """Judge one draft by the distribution that an earlier Verify left on the target's device (rejection rule only)."""
 
@@ -74,7 +73,7 @@ class Settle:
     verify: int  # job id of that Verify, whose last row decides; the same server ran it
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Digest:
     """Feed settled tokens to a replica that lags, so that its next window is short; there is nothing to judge."""
 
@@ -85,7 +84,7 @@ class Digest:
     tokens: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Cancel:
     """Drop every Draft of this request that is of an older epoch and has not started; nothing answers it."""
 
@@ -93,7 +92,7 @@ class Cancel:
     epoch: int
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Emit:
     """Tell the caller that these tokens are settled; not for a server."""
 
@@ -106,7 +105,7 @@ class Emit:
     rejected: bool  # whether the last of them replaces a wrong draft
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Finish:
     """Tell the caller that a request is over; not for a server."""
 
@@ -114,7 +113,7 @@ class Finish:
     failed: Failed | Lost | None = None  # why it ended before its time: the last thing that went wrong
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Incident:
     """Tell the caller what became of a server; not for a server."""
 

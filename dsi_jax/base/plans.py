@@ -1,7 +1,7 @@
 """How the servers are used."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dsi_jax.base.jobs import Digest, Draft, Job, Prefill, Settle, Verify
@@ -98,7 +98,7 @@ class Policy:
     name: str  # as flags and reports have it: "dsi"
     label: str  # as prose and pictures have it: "DSI"
     motto: str  # what it does, in a few words
-    schedule: Callable[[Any], list[Job]]  # given a `control.work.View`: which work to start now
+    schedule: Callable[[Any], Iterable[Job]]  # given a `control.work.View`: which work to start now
     auto: Callable[[Forecast, int, int], Blocks]  # lookahead=auto, from (forecast, SP degree, longest lookahead)
     drafts: bool = True  # whether it uses the drafter
     targets: Callable[[int], int] = lambda sp_degree: sp_degree  # how many target servers one sequence keeps busy

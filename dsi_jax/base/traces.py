@@ -5,9 +5,10 @@ import dataclasses
 from dsi_jax.base.errors import RequestError
 from dsi_jax.base.events import Drafted, Event
 from dsi_jax.base.jobs import Digest, Draft, Incident, Job, Prefill, Verify
+from dsi_jax.base.values import value
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Span:
     """One job on one server; seconds since the run began."""
 
@@ -39,7 +40,7 @@ def span_of(job: Job, start_s: float, end_s: float, event: Event | None = None) 
     return None
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class Commit:
     """Tokens that became settled at one moment (an Emit with its time)."""
 

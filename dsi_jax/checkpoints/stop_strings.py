@@ -18,18 +18,22 @@ class StopStrings:
             raise ValueError("a stop string is empty; leave it out")
         self.stopped = False
         self._detokenizer = Detokenizer(tokenizer)
+        self._unread: list[int] = []  # without stop strings nobody waits for the text: it is made when it is wanted
         self._released: list[str] = []  # pieces that cannot be part of a stop string
         self._held = ""
         self._taken = 0
 
     def __call__(self, token: int) -> bool:
         """Take the next token; returns whether it completes a stop string (then, and ever after)."""
-        if not self.stopped:
+        if not self.strings:
+            self._unread.append(token)
+        elif not self.stopped:
             self._feed(self._detokenizer.push(token))
         return self.stopped
 
     def finish(self) -> str:
         """End the text without a stop string, unless one has been seen; returns the whole text."""
+        self._read()
         if not self.stopped:
             self._feed(self._detokenizer.flush())
             self._release(len(self._held))
@@ -38,13 +42,20 @@ class StopStrings:
     @property
     def text(self) -> str:
         """All the text so far that is sure to stand before any stop string."""
+        self._read()
         return "".join(self._released)
 
     def take(self) -> str:
         """Return the text that became sure since the last call."""
+        self._read()
         piece = "".join(self._released[self._taken :])
         self._taken = len(self._released)
         return piece
+
+    def _read(self) -> None:
+        for token in self._unread:
+            self._feed(self._detokenizer.push(token))
+        self._unread.clear()
 
     def _feed(self, piece: str) -> None:
         self._held += piece

@@ -9,10 +9,12 @@ Servers fail. What that means for a sequence stands in `losses.py`, and when sil
 """
 
 import itertools
+from collections.abc import Iterable, Iterator
 
 from dsi_jax.base import (
     DRAFTERS,
     FOREVER,
+    NOBODY,
     Action,
     Cancel,
     Drafted,
@@ -22,7 +24,6 @@ from dsi_jax.base import (
     Finish,
     Incident,
     Job,
-    Joined,
     Lost,
     Plan,
     Prefill,
@@ -116,7 +117,7 @@ class Controller:
         way changes nothing.
         """
         self._timing.at(now)
-        if isinstance(event, Lost | Joined):
+        if event.job == NOBODY:  # Lost or Joined
             known = self._crew.knows(event.server)
             return [] if not known else self._lose(event) if isinstance(event, Lost) else self._join(event.server)
         job = self._outstanding.answered(event, self._outstanding.find(event.job, event.server), now)
@@ -153,24 +154,26 @@ class Controller:
 
     # ------------------------------------------------------------------------------------------------ what it asks for
 
-    def schedule(self) -> list[Job]:
-        """Ask the policy for work, sequence by sequence, then let servers that are left over catch up."""
-        jobs: list[Job] = []
-        for view in list(self._views.values()):
+    def schedule(self) -> Iterator[Job]:
+        """Ask the policy for work, sequence by sequence, then let servers that are left over catch up.
+
+        A job can be sent as soon as it is yielded: its server begins while the next one is thought about.
+        """
+        for view in tuple(self._views.values()):
             before = self._pool.windows
             while view.sequence.orphans and view.idle:
-                jobs.append(verify_orphan(view))
-            jobs += self.plan.policy.schedule(view)
+                yield self._sent(verify_orphan(view))
+            for job in self.plan.policy.schedule(view):
+                yield self._sent(job)
             if self._pool.windows > before and len(self._views) > 1:
                 self._views[view.id] = self._views.pop(view.id)  # it has had its turn
-        jobs += [digest(view) for view in self._views.values() if lagging(view)]
-        for job in jobs:
-            self._outstanding.sent(job, self._timing.now)
-        return jobs
+        for view in self._views.values():
+            if lagging(view):
+                yield self._sent(digest(view))
 
-    def think(self) -> list[Job]:
+    def think(self) -> Iterable[Job]:
         """Do what can wait, when nothing else is to be done: derive a better dispatch rule."""
-        return self.schedule() if self._timing.think() else []
+        return self.schedule() if self._timing.think() else ()
 
     # ---------------------------------------------------------------------------------------------------- observing
 
@@ -302,6 +305,10 @@ class Controller:
         job = Prefill(server, next(self._jobs), request, request.prompt[:-1], self._slot[view.id])
         if server not in DRAFTERS:
             self._pool.sent(server)
+        self._outstanding.sent(job, self._timing.now)
+        return job
+
+    def _sent(self, job: Job) -> Job:
         self._outstanding.sent(job, self._timing.now)
         return job
 

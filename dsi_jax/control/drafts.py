@@ -18,11 +18,6 @@ class Drafts:
     mute: bool = False  # it has nothing to propose until the prefix changes
     cached: tuple[int, int] = (0, 0)  # tokens in its cache, and the epoch in which that was so
 
-    @property
-    def under_way(self) -> int:
-        """Draft tokens that it has been asked for and has not answered yet."""
-        return sum(self.asked)
-
     def restart(self) -> None:
         """Begin a new epoch: what was asked for is void."""
         self.asked.clear()

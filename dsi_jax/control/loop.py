@@ -13,6 +13,7 @@ from dsi_jax.base import (
     Event,
     Finish,
     Incident,
+    Job,
     Plan,
     Prefill,
     Request,
@@ -159,13 +160,13 @@ class _Desk:
         """Take in one event: observe, settle, schedule, and only then tell the callers."""
         received = self._backend.now()
         record = self._records.get(event.request)
-        if record and span:
-            record.span(span)
         self._perform(self._controller.observe(event, received))
         if record and record.stopped and not record.over:
             self._end(event.request)
-        self._perform(self._controller.schedule())
+        self._send(self._controller.schedule())
         if record:
+            if span:
+                record.span(span)
             record.host_s += self._backend.now() - received
             record.tell()
 
@@ -193,9 +194,12 @@ class _Desk:
                 case Cancel():
                     self._backend.submit(action)
                 case _:
-                    self._backend.submit(action)
-                    request = action.request.id if isinstance(action, Prefill) else action.request
-                    self._records[request].sent(action)
+                    self._send((action,))
+
+    def _send(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self._backend.submit(job)
+            self._records[job.request.id if isinstance(job, Prefill) else job.request].sent(job)
 
     def _tell_of(self, incident: Incident) -> None:
         now = self._backend.now()

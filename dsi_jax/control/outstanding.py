@@ -56,6 +56,8 @@ class Outstanding:
         Drafts that were cancelled may be dropped without a word, so those before it are forgotten.
         """
         jobs = self._jobs[draft.server]
+        if next(iter(jobs), draft.job) >= draft.job:  # ids grow: it was the oldest, as it should be
+            return False
         before = [i for i, entry in jobs.items() if i < draft.job and isinstance(entry.job, Draft)]
         for i in before:
             if jobs[i].void:

@@ -1,6 +1,6 @@
 """What is known of the target servers, which all sequences share: who is there, who is at work, and who has none."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class Pool:
@@ -8,14 +8,10 @@ class Pool:
 
     def __init__(self, servers: Iterable[str]):
         self._jobs = dict.fromkeys(servers, 0)  # by server that is there: jobs in its hands
+        self.servers: Collection[str] = self._jobs.keys()  # those that are there, as they come and go
         self.idle: dict[str, None] = dict.fromkeys(self._jobs)  # those without work, the longest idle first
         self.windows = 0  # handed out so far
         self._turns: dict[str, int] = {}  # server -> how many windows had been handed out when it got its last one
-
-    @property
-    def servers(self) -> Iterable[str]:
-        """Those that are there."""
-        return self._jobs.keys()
 
     def join(self, server: str) -> None:
         """A server is there from now on, without work."""

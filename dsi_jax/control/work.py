@@ -34,10 +34,10 @@ class View:
     @property
     def idle(self) -> Collection[str]:
         """Target servers that could verify now, the longest idle first."""
-        idle = self.pool.idle
-        return (
-            idle if len(self.cached) == len(self.pool.servers) else [server for server in idle if server in self.cached]
-        )
+        pool = self.pool
+        if len(self.cached) == len(pool.servers):
+            return pool.idle
+        return [server for server in pool.idle if server in self.cached]
 
     @property
     def prompt_read(self) -> bool:
@@ -47,7 +47,7 @@ class View:
     @property
     def draft_end(self) -> int:
         """End of the sequence once every Draft under way has answered."""
-        return len(self.sequence.tokens) + self.drafts.under_way
+        return len(self.sequence.tokens) + sum(self.drafts.asked)
 
     @property
     def verdict_is_near(self) -> bool:
@@ -60,12 +60,10 @@ class View:
 
 def may_draft(view: View, ahead: int) -> bool:
     """Whether the drafter should be given more work: at most `ahead` tokens beyond the settled ones."""
-    return (
-        view.drafts.ready
-        and not view.drafts.mute
-        and len(view.drafts.asked) < view.plan.draft_depth
-        and view.draft_end < min(view.sequence.draft_limit, view.sequence.settled + ahead)
-    )
+    drafts, sequence = view.drafts, view.sequence
+    if len(drafts.asked) >= view.plan.draft_depth or drafts.mute or not drafts.ready:
+        return False
+    return view.draft_end < min(sequence.draft_limit, sequence.settled + ahead)
 
 
 def no_more_drafts(view: View) -> bool:
@@ -82,13 +80,13 @@ def draft(view: View, lacking: int = 0) -> Draft:
     of equal length, so that the window waits for no further draft.
     """
     sequence, drafts = view.sequence, view.drafts
+    start, tokens = view.draft_end, ()  # behind the drafts under way
     burst = view.plan.draft_burst
-    if lacking > 0:
+    if lacking > 0 and burst > 1:
         burst = math.ceil(lacking / max(1, round(lacking / burst)))
-    count = min(burst, sequence.draft_limit - view.draft_end)
+    count = min(burst, sequence.draft_limit - start)
     if count < 1 or not drafts.ready:
         raise ValueError("the policy drafts where nothing can be drafted; ask `may_draft` first")
-    start, tokens = view.draft_end, ()  # behind the drafts under way
     if not drafts.started:
         start = min(sequence.unchanged(*drafts.cached), len(sequence.tokens) - 1)
         tokens = tuple(sequence.tokens[start:])

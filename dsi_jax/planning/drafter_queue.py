@@ -33,7 +33,7 @@ class DrafterQueue:
     def answer(self, event: Drafted, now: float) -> float | None:
         """Take a Draft off the queue; returns the seconds per token that it took, None where that cannot be told."""
         asked = self._asked.pop(event.job, None)
-        for job in [job for job in self._asked if job < event.job]:
+        while self._asked and (job := next(iter(self._asked))) < event.job:
             del self._asked[job]  # the drafter dropped it unbegun
         answered, self._answered, self._begun = self._answered, now, now
         if asked is None or not event.tokens:

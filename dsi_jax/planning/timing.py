@@ -95,11 +95,11 @@ class Timing:
           request, epoch: whose drafts.
           draft_end: position at which the next draft would stand.
         """
-        if self._estimates is None or not self._estimates.drafter_may_wait:
+        if not self._windows or self._estimates is None or not self._estimates.drafter_may_wait:
             return False
         begin = max(self.now, self._queue.done_at(self._estimates.drafter.mean))
         for window in self._windows.values():
-            if window.request == request and window.epoch == epoch:
+            if window.epoch == epoch and window.request == request:
                 wait = self._wait(window, begin)
                 if wait is not None:  # later verdicts come too late to decide
                     return self._worth_waiting(wait, window, draft_end)

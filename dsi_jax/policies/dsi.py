@@ -11,19 +11,19 @@ The practical version of the paper's Algorithm 1 (section 3), for one drafter an
 The last four are no choice of a policy: they hold for whatever a schedule sends (`control/verdicts.py`).
 """
 
+from collections.abc import Iterator
+
 from dsi_jax.base import Job, Policy
 from dsi_jax.control.work import View, draft, may_draft, no_more_drafts, verify
 from dsi_jax.planning.blocks import best_blocks
 
 
-def schedule(view: View) -> list[Job]:
+def schedule(view: View) -> Iterator[Job]:
     """Keep the drafter drafting and, at the same time, every due block on a target server of its own."""
-    jobs: list[Job] = []
     while view.idle and block_is_due(view):
-        jobs.append(verify(view))
+        yield verify(view)
     while may_draft(view, ahead=view.plan.draft_lead) and not (stocked(view) or view.verdict_is_near):
-        jobs.append(draft(view, lacking(view)))
-    return jobs
+        yield draft(view, lacking(view))
 
 
 def block_is_due(view: View) -> bool:

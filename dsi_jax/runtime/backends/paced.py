@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dsi_jax.base import (
+    NOBODY,
     ONE_HOST,
     Backend,
     Cancel,
@@ -113,11 +114,10 @@ class PacedBackend:
     def next_event(self, timeout_s: float | None = None) -> tuple[Event, Span | None] | None:
         until = math.inf if timeout_s is None else self.now() + timeout_s
         while not self._woken:
-            job = self._earliest() if self._computed else None
-            due = min(until, self._due(job)) if self._computed else until
-            if (wait_s := due - self.now()) <= 0:
-                return self._deliver(job) if self._computed and self._due(job) <= due else None
-            inner_s = None if due == math.inf else max(wait_s - WAKE_UP_S, 0.0)
+            due, job = self._earliest()
+            if (wait_s := min(until, due) - self.now()) <= 0:
+                return self._deliver(job) if due <= until else None
+            inner_s = None if wait_s == math.inf else max(wait_s - WAKE_UP_S, 0.0)
             if found := self._inner.next_event(inner_s):
                 if isinstance(found[0], Lost | Joined):
                     return self._pass_on(found)
@@ -133,7 +133,8 @@ class PacedBackend:
 
     def ready(self) -> bool:
         self._inner.ready()  # which lets those who compute go first
-        return bool(self._computed) and self._due(self._earliest()) - self.now() <= SOON_S
+        due, _ = self._earliest()
+        return due - self.now() <= SOON_S
 
     def drain(self) -> tuple[Span, ...]:
         """End the run, and return the spans of what had begun."""
@@ -167,8 +168,9 @@ class PacedBackend:
         self._timetable.set_free(server, self.now())
         return found
 
-    def _earliest(self) -> int:
-        return min(self._computed, key=self._due)
+    def _earliest(self) -> tuple[float, int]:
+        """When the next event that lies ready is due, and its job; infinity: none does."""
+        return min([(self._due(job), job) for job in self._computed], default=(math.inf, NOBODY))
 
     def _due(self, job: int) -> float:
         """When the event of a computed job is due; bad news is, at once."""

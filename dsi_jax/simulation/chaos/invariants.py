@@ -48,7 +48,7 @@ class CheckedController(Controller):
         return self._checked(super().look(now))
 
     def schedule(self) -> list[Job]:
-        jobs = self._checked(super().schedule())
+        jobs = self._checked(list(super().schedule()))
         self._check_pool()
         for view in self._views.values():
             self._check_sequence(view)
