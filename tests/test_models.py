@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dsi_jax.models import attention
+from dsi_jax.models.blocked import blocked
 from dsi_jax.models.config import ModelConfig, Rope, SlidingWindow
 from dsi_jax.models.kv_cache import init_cache, rollback
 from dsi_jax.models.parameters import parameter_count, parameter_shapes
@@ -310,6 +311,35 @@ def test_both_kinds_of_attention_agree(heads, window):
     visible = (seen <= positions[:, :, None]) & (seen > positions[:, :, None] - (window or 32))
     theirs = attention.fused(queries, keys, values, visible, 0.3, "xla")
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@functools.cache
+def in_blocks(window, cap):
+    """Attention in blocks of 16 slots over a cache of 72, whose last block overlaps the one before it."""
+    return jax.jit(functools.partial(blocked, scale=0.3, window=window, cap=cap, block=16))
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize("window", [None, 5, 40])
+def test_attention_in_blocks_agrees_and_no_bit_depends_on_how_many_are_read(window, cap):
+    """The same rows in windows that end in other blocks, and beside a longer sequence; NaN where nothing is written."""
+    draws = np.random.default_rng(0)
+    rows = jnp.asarray(draws.standard_normal((72, 4, 8)), jnp.float32)  # queries, one for each position
+    keys, values = (jnp.asarray(draws.standard_normal((1, 2, 72, 8)), jnp.float32) for _ in range(2))
+    visible = np.tril(np.ones((72, 72), bool)) & ~np.tril(np.ones((72, 72), bool), -(window or 72))
+    expected = attention.masked(rows[None], keys, values, visible[None], 0.3, cap)[0]
+    found: dict[int, list[np.ndarray]] = {}
+    for start in range(72 - 6 + 1):
+        at = jnp.array([[start], [66]]) + jnp.arange(6)[None]
+        unwritten = np.arange(72)[None, None, :, None] > at[:, -1, None, None, None]
+        old, new = (jnp.where(unwritten, jnp.nan, jnp.tile(slots, (2, 1, 1, 1))) for slots in (keys, values))
+        alone = in_blocks(window, cap)(rows[at[:1]], old[:1], new[:1], at[:1])[0]
+        beside = in_blocks(window, cap)(rows[at], old, new, at)[0]
+        for position, *both in zip(at[0].tolist(), np.asarray(alone), np.asarray(beside), strict=True):
+            found.setdefault(position, []).extend(both)
+    for position, seen in found.items():
+        np.testing.assert_allclose(seen[0], expected[position], atol=1e-5)
+        assert all((row == seen[0]).all() for row in seen), position
 
 
 @pytest.mark.parametrize("cap", [None, 2.0])

@@ -5,8 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from dsi_jax.models.blocked import LOWEST, blocked
+
 MANY_SCORES = 16 * 2**20  # bytes, beyond which a TPU writes scores to its main memory, as long as the cache is
-LOWEST = jnp.finfo(jnp.float32).min  # score of a slot that is not visible
 
 
 def attend(
@@ -35,6 +36,24 @@ def attend(
     Returns:
       [B, T, N, H].
     """
+    all_slots = functools.partial(whole, scale=scale, window=window, cap=cap)
+    if keys.shape[2] == queries.shape[1]:  # as in training, which needs gradients: a loop of traced length has none
+        return all_slots(queries, keys, values, positions)
+    used_slots = functools.partial(blocked, scale=scale, window=window, cap=cap)
+    return jax.lax.platform_dependent(queries, keys, values, positions, cpu=used_slots, default=all_slots)
+
+
+def whole(
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    positions: jax.Array,
+    *,
+    scale: float,
+    window: int | None,
+    cap: float | None,
+) -> jax.Array:
+    """Compute what `attend` describes with every slot of the cache, used or not, in products of fixed shapes."""
     slot = jnp.arange(keys.shape[2], dtype=jnp.int32)
     visible = slot[None, None, :] <= positions[:, :, None]
     if window is not None:
