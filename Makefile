@@ -7,7 +7,7 @@
 #   make golden      records the golden values of the parity tests
 #   make tpu-check   every program compiled for TPUs that are not there; docs/tpu.md is made of it
 #   make benchmark   times that need a quiet machine
-#   make clean       removes all that was made
+#   make clean       removes all that was made here; what is compiled stays in the user's cache
 
 PYTHON ?= python3
 VENV := .venv

@@ -37,6 +37,11 @@ def main() -> None:
     steps = [] if _STEPS.value is None else [f"train.steps={_STEPS.value}"]
     experiment = config_lib.load(card, [*_SET.value, *steps], train.Experiment)
     model, config = experiment.model, experiment.train
+    if experiment.from_layers and _TARGET.value is None:
+        raise ValueError(
+            f"from_layers={experiment.from_layers} are layers of the target that a drafter starts from; set it with "
+            "--role=drafter only"
+        )
     _cli.say_if_interrupted(f"saved states are kept in {out / 'state'}, --resume goes on from the newest")
     texts, held_out = data.split_texts()
     if _TARGET.value is None:

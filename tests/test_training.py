@@ -202,6 +202,30 @@ def test_kl_of_known_distributions_is_the_known_number():
     assert float(distill.kl_divergence(jnp.log(p), jnp.log(p))) == pytest.approx(0, abs=1e-6)
 
 
+def test_a_drafter_may_start_from_layers_of_its_target():
+    target = dataclasses.replace(TINY, layers=3)
+    params = train.init_state(target, SHORT).params
+    first = distill.first_params(dataclasses.replace(TINY, layers=2), target, params, (0, 2))
+    assert first.keys() == params.keys() - {"block_2"}
+    assert_same(first["block_0"], params["block_0"])
+    assert_same(first["block_1"], params["block_2"])
+    assert_same(first["embedding"], params["embedding"])
+    assert first["embedding"] is not params["embedding"]  # it will be donated, and the target is needed still
+    whole = distill.first_params(target, target, params, (0, 1, 2))
+    tokens = jnp.asarray(PATTERN[None, :16])
+    assert_same(full_forward(target, whole, tokens), full_forward(target, params, tokens))
+
+
+def test_layers_that_a_drafter_cannot_start_from_are_refused():
+    target, two = dataclasses.replace(TINY, layers=3), dataclasses.replace(TINY, layers=2)
+    params = train.init_state(target, SHORT).params
+    for layers in ((0,), (0, 3), (-1, 0)):
+        with pytest.raises(ValueError, match=r"from_layers=.* must name model.layers=2 layers in 0..2"):
+            distill.first_params(two, target, params, layers)
+    with pytest.raises(ValueError, match="a drafter of the target's widths; mlp_width=8 differs"):
+        distill.first_params(dataclasses.replace(two, mlp_width=8), target, params, (0, 1))
+
+
 def test_distillation_raises_agreement():
     config = train.TrainConfig(steps=80, batch=4, length=16, learning_rate=2e-2, warmup_steps=5)
     teacher = learned().params
@@ -293,6 +317,15 @@ def test_shipped_drafter_agrees_along_the_targets_own_continuations():
 
 
 # -------------------------------------------------------------------------------------------------------- launcher
+
+
+def test_a_target_starts_from_no_layers(tmp_path):
+    card = "--config=configs/train_big_drafter.py"
+    command = [sys.executable, "launch/train.py", "--role=target", card, f"--out={tmp_path / 'run'}"]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr.count("\n") == 1
+    assert run.stderr.startswith("error: from_layers=(0, 5) are layers of the target that a drafter starts from")
 
 
 def test_launcher_refuses_bad_input_in_one_line(tmp_path):

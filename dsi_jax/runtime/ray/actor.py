@@ -5,8 +5,10 @@ Ray starts it and tells of its death. Its methods are for what happens once; job
 
 import dataclasses
 import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -186,7 +188,9 @@ class Outbox:
         match answer:
             case Answer(run, job, event, start_s, end_s):
                 line = Answered(run, job.job, start_s, end_s, self._compilations.count, event)
-            case Died():
+            case Died(_, error):
+                traceback.print_exception(error)  # into Ray's log of this process
+                sys.stderr.flush()
                 os._exit(1)  # a process whose worker is gone is of no use; Ray tells the driver
             case _:
                 line = Flushed(answer.run)
